@@ -1,0 +1,66 @@
+"""dpclip: differential privacy and memorization audits for PyTorch.
+
+Per-sample, per-micro-batch and per-core gradient clipping on one engine. Names are loaded when
+they are first used, so that `dpclip --help` imports neither torch nor mlflow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpclip.grouping import by_key, micro_batches, per_core, per_sample
+    from dpclip.noise import gaussian
+    from dpclip.privacy_engine import PrivacyEngine
+    from dpclip.weighting import (
+        chain,
+        clip,
+        clip_to_min,
+        normalize,
+        per_layer,
+        quantile,
+        uniform,
+    )
+
+_HOME = {
+    "PrivacyEngine": "privacy_engine",
+    "by_key": "grouping",
+    "chain": "weighting",
+    "clip": "weighting",
+    "clip_to_min": "weighting",
+    "gaussian": "noise",
+    "micro_batches": "grouping",
+    "normalize": "weighting",
+    "per_core": "grouping",
+    "per_layer": "weighting",
+    "per_sample": "grouping",
+    "quantile": "weighting",
+    "uniform": "weighting",
+}
+
+__all__ = [
+    "PrivacyEngine",
+    "by_key",
+    "chain",
+    "clip",
+    "clip_to_min",
+    "gaussian",
+    "micro_batches",
+    "normalize",
+    "per_core",
+    "per_layer",
+    "per_sample",
+    "quantile",
+    "uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dpclip' has no attribute {name!r}")
+    return getattr(import_module(f"dpclip.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

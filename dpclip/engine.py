@@ -1,0 +1,373 @@
+"""The engine: group -> norm -> weigh -> sum -> noise, for every method the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpclip.groups import Groups, groups_of
+from dpclip.hooks import GroupHooks
+from dpclip.ledger import Ledger
+from dpclip.pieces import Piece
+from dpclip.sensitivity import Claim, claim
+from dpclip.types import Divisor, Grouping, Members, Noise, State, Stats, Weighting
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass: B rows, the piece of the loader they belong to, and where it ran.
+
+    `task` is -1 outside of a backward pass.
+    """
+
+    rows: int
+    piece: Piece | None
+    task: int
+
+
+@dataclass
+class Pass:
+    """What one backward pass has gathered so far."""
+
+    task: int
+    forward: Forward
+    groups: Groups
+    divisor: float
+    rows: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    deferred: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Raw statistics of the last step. They are not private: do not publish them.
+
+    Attributes:
+        norms: [G] l2 norms of the group gradients, before weighting.
+        weights: [G] or [L, G] weights.
+        invalid: groups with a NaN or infinite gradient.
+    """
+
+    norms: Tensor
+    weights: Tensor
+    invalid: int
+
+    @property
+    def fraction_clipped(self) -> float:
+        """Share of groups with a weight below 1 (for per-layer weights, in any layer)."""
+        low = self.weights if self.weights.dim() == 1 else self.weights.amin(0)
+        return float((low < 1).float().mean()) if len(low) else 0.0
+
+
+class Engine:
+    """Writes `p.grad = (1/D) sum_g w_g u_g` after every backward, and adds noise before a step."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        *,
+        grouping: Grouping,
+        weighting: Weighting,
+        noise: Noise,
+        noise_multiplier: float,
+        loss_reduction: str,
+        divisor: Divisor | None,
+        ledger: Ledger,
+        generators: tuple[torch.Generator, torch.Generator],
+        batch_first: bool = True,
+    ) -> None:
+        self.grouping, self.weighting, self.noise = grouping, weighting, noise
+        self.noise_multiplier = noise_multiplier
+        self.mean = loss_reduction == "mean"
+        self.divisor = divisor
+        self.ledger = ledger
+        self.slot_generator, self.noise_generator = generators
+        self.params = [p for p in module.parameters() if p.requires_grad]
+        self.state: State = weighting.init([p.shape for p in self.params])
+        self.steps = 0
+        self.piece: Piece | None = None
+        self._done = 0  # rows of the current piece that went through a backward
+        self._pass: Pass | None = None
+        self._held: list[Tensor | None] = [None] * len(self.params)
+        self._open_rows: dict[nn.Parameter, Tensor] = {}
+        self._open_size = 0
+        self._passes = 0  # backward passes since the last step
+        self._divisor = 1.0
+        self._stats: list[tuple[Stats, Tensor]] = []
+        self.last: list[tuple[Stats, Tensor]] = []
+        self.hooks = GroupHooks(module, self, batch_first=batch_first)
+        self._step_hook = optimizer.register_step_pre_hook(self._before_step)
+
+    # ---- from the loader -------------------------------------------------------------------
+
+    def expect(self, piece: Piece) -> None:
+        """Called by the loader when it yields: the next rows are these records."""
+        if self._passes and piece.first:
+            self.ledger.void(
+                "a second batch was drawn from the loader before the optimizer step, so a record "
+                "may count twice in one step"
+            )
+        if piece.first:  # an early break may have left pieces of another logical batch behind
+            self._held = [None] * len(self.params)
+            self._open_rows, self._open_size = {}, 0
+        self.piece, self._done = piece, 0
+
+    # ---- from the hooks --------------------------------------------------------------------
+
+    def begin_forward(self, rows: int) -> Forward:
+        """Returns the batch of a forward pass that starts."""
+        piece = self.piece
+        if piece is not None and rows > len(piece.slots) and self._done == 0:
+            raise RuntimeError(
+                f"The model got {rows} samples, but the loader yielded {len(piece.slots)}. Train "
+                "on the batch as it comes; for evaluation use model.eval() or torch.no_grad()."
+            )
+        return Forward(rows, piece, torch._C._current_graph_task_id())
+
+    def begin_backward(self, batch: Forward) -> None:
+        """Opens the pass of a new backward, or checks that this one is about one batch."""
+        task = torch._C._current_graph_task_id()
+        if batch.task != -1:
+            raise RuntimeError(
+                "Re-entrant activation checkpointing is not supported: its backward runs inside "
+                "another. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+            )
+        if self._pass is not None and self._pass.task == task:
+            if batch != self._pass.forward:
+                raise RuntimeError(
+                    f"One backward pass covers forward passes over different batches "
+                    f"({self._pass.forward.rows} and {batch.rows} samples). Call backward() for "
+                    "each batch by itself."
+                )
+            return
+        # An exception may have cut an earlier backward short: what it left is dropped here.
+        groups, divisor = self._group(batch)
+        self._pass = Pass(task, batch, groups, divisor)
+        torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
+
+    def groups(self) -> Groups:
+        """Returns the groups of the batch whose backward is running."""
+        assert self._pass is not None
+        return self._pass.groups
+
+    def collect(self, rows: dict[nn.Parameter, Tensor]) -> None:
+        """Adds group rows; a parameter that is used several times adds up."""
+        assert self._pass is not None
+        for param, row in rows.items():
+            if not param.requires_grad:
+                continue
+            if param in self._pass.rows:
+                self._pass.rows[param] = self._pass.rows[param] + row
+            else:
+                self._pass.rows[param] = row
+
+    def defer(self, work: Callable[[], None]) -> None:
+        """Keeps work for the end of the backward."""
+        assert self._pass is not None
+        self._pass.deferred.append(work)
+
+    def _group(self, batch: Forward) -> tuple[Groups, float]:
+        """Returns the groups of the B rows and D."""
+        piece, rows = batch.piece, batch.rows
+        if piece is not None and self._done + rows <= len(piece.slots):
+            part = slice(self._done, self._done + rows)
+            divisor = self.divisor.groups if self.divisor else float(max(1, piece.groups))
+            return groups_of(piece.slots[part], piece.real[part]), divisor
+        if piece is None:
+            self.ledger.void("a batch did not come from the loader, so its sampling is unknown")
+        else:
+            self.ledger.void(
+                "more rows went through backward than the loader yielded, so a record counts twice "
+                "in one step"
+            )
+        slots = self.grouping.assign(Members(rows, None, 0, self.slot_generator))
+        groups = groups_of(slots)
+        return groups, float(groups.count)
+
+    # ---- the end of a backward -------------------------------------------------------------
+
+    def _end_backward(self) -> None:
+        current = self._pass
+        assert current is not None
+        for work in current.deferred:
+            work()
+        self._pass = None
+        self._done += current.forward.rows
+        with torch.no_grad():
+            self._weigh_and_sum(current)
+        self._passes += 1
+
+    def _weigh_and_sum(self, current: Pass) -> None:
+        rows, sizes = self._join_open(current)
+        if rows is None:
+            return
+        count = len(sizes)
+        flat = [
+            rows[p].reshape(count, -1) if p in rows else p.new_zeros(count, p.numel())
+            for p in self.params
+        ]
+        scale = self._scale(current, sizes.to(flat[0].device))
+        stats = _statistics(flat, scale, sizes.to(flat[0].device), current.divisor)
+        if self._passes and self.weighting.carry is None:
+            raise RuntimeError(
+                f"{self.weighting.label} looks at all groups of a step at once: one step must be "
+                "one backward pass. Put the joint rule last in the chain, or use larger batches."
+            )
+        weights, state = self.weighting.weigh(stats, self.state)
+        weights = weights.masked_fill(~stats.valid, 0.0)
+        if self._passes and self.weighting.carry is not None:
+            self._rescale(self.weighting.carry(self.state, state))
+        self.state = state
+        self._divisor = current.divisor if self.mean else 1.0
+        self._add(flat, weights * scale / self._divisor, stats.valid)
+        self._stats.append((stats, weights))
+
+    def _scale(self, current: Pass, sizes: Tensor) -> Tensor:
+        """Returns [G] factors that turn summed rows into u_g.
+
+        A mean loss divided every sample by B; a group divides by its expected size if that is
+        public, else by the samples it holds. Folding both in here costs nothing.
+        """
+        if not self.mean:
+            return torch.ones_like(sizes, dtype=torch.get_default_dtype())
+        public = self.divisor.size if self.divisor is not None else None
+        held = sizes.clamp(min=1).to(torch.get_default_dtype())
+        per_group = held if public is None else torch.full_like(held, public)
+        return current.forward.rows / per_group
+
+    def _join_open(self, current: Pass) -> tuple[dict[nn.Parameter, Tensor] | None, Tensor]:
+        """Joins a group that continues over several pieces, and keeps one that is still open.
+
+        Rows of an earlier piece are scaled to this piece's B, since the mean loss divided them by
+        theirs.
+        """
+        piece, rows, sizes = current.forward.piece, current.rows, current.groups.sizes
+        b = current.forward.rows
+        if self._open_size:
+            sizes = sizes.clone()
+            sizes[0] += self._open_size
+            for param, row in self._open_rows.items():
+                if param not in rows:
+                    rows[param] = row.new_zeros(len(sizes), *row.shape)
+                rows[param][0] += row / b if self.mean else row
+            self._open_rows, self._open_size = {}, 0
+        if piece is not None and piece.open and self._done >= len(piece.slots):
+            self._open_rows = {p: r[-1] * b if self.mean else r[-1] for p, r in rows.items()}
+            self._open_size = int(sizes[-1])
+            return None, sizes
+        return rows, sizes
+
+    def _add(self, flat: Sequence[Tensor], factors: Tensor, valid: Tensor) -> None:
+        """Adds `factors @ rows` to p.grad; rows that are not valid are left out, not multiplied."""
+        everything = bool(valid.all())
+        for layer, (param, rows) in enumerate(zip(self.params, flat, strict=True)):
+            factor = factors if factors.dim() == 1 else factors[layer]
+            if not everything:
+                rows, factor = rows[valid], factor[valid]
+            total = (factor.to(rows.dtype) @ rows).view_as(param).to(param.dtype)
+            # The sum starts anew at the first backward after a step, whoever zeroes gradients.
+            fresh = self._passes == 0 or param.grad is None
+            param.grad = total if fresh else param.grad + total  # type: ignore[operator]
+
+    def _rescale(self, factor: Tensor) -> None:
+        """Multiplies what earlier passes of this step have added up."""
+        for layer, param in enumerate(self.params):
+            by = factor if factor.dim() == 0 else factor[layer]
+            for tensor in (param.grad, self._held[layer]):
+                if tensor is not None:
+                    tensor.mul_(by.to(tensor))
+
+    # ---- the optimizer step ----------------------------------------------------------------
+
+    def claim(self) -> Claim:
+        """Returns what the sum of weighted rows supports at the current state."""
+        return claim(self.grouping.facts, self.weighting.facts(self.state))
+
+    def _before_step(self, _optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """Adds noise once; on a piece that is not the last, keeps the sum and steps nothing."""
+        args, kwargs = _run_closure(args, kwargs)
+        if not self._passes:
+            return args, kwargs
+        if self.piece is not None and not self.piece.last:
+            for i, param in enumerate(self.params):
+                self._held[i] = _sum(self._held[i], param.grad)
+                param.grad = None  # optimizers skip parameters without a gradient
+            return args, kwargs
+        with torch.no_grad():
+            for i, param in enumerate(self.params):
+                total = _sum(self._held[i], param.grad)
+                param.grad = torch.zeros_like(param) if total is None else total
+            self._add_noise()
+        self._charge()
+        self.state = self.weighting.finish(self.state, self.noise_generator)
+        self._held = [None] * len(self.params)
+        self.last, self._stats = self._stats, []
+        self._passes = 0
+        self.steps += 1
+        return args, kwargs
+
+    def _add_noise(self) -> None:
+        scale = self.claim().noise_scale
+        if self.noise_multiplier == 0 or scale is None:
+            return
+        std = self.noise_multiplier * scale / self._divisor
+        for param in self.params:
+            assert param.grad is not None
+            param.grad += self.noise.sample(param.grad, std, self.noise_generator)
+
+    def _charge(self) -> None:
+        made = self.claim()
+        if made.sensitivity is None:
+            self.ledger.void(made.because.removeprefix("No epsilon: ").removesuffix("."))
+        self.ledger.charge(self.noise_multiplier, made.count_shift)
+
+    def diagnostics(self) -> Diagnostics:
+        """Returns the raw statistics of the last step; not private."""
+        if not self.last:
+            raise RuntimeError("No step was taken yet. Call diagnostics() after optimizer.step().")
+        return Diagnostics(
+            norms=torch.cat([stats.norms for stats, _ in self.last]),
+            weights=torch.cat([weights for _, weights in self.last], dim=-1),
+            invalid=sum(int((~stats.norms.isfinite()).sum()) for stats, _ in self.last),
+        )
+
+    def close(self) -> None:
+        """Removes every hook from the model and the optimizer."""
+        self._step_hook.remove()
+        self.hooks.cleanup()
+
+
+def _statistics(flat: Sequence[Tensor], scale: Tensor, sizes: Tensor, divisor: float) -> Stats:
+    """Returns the statistics of rows [G, numel] of each of the L parameters."""
+    layers = torch.stack(
+        [
+            torch.linalg.vector_norm(r, dim=1, dtype=torch.promote_types(r.dtype, torch.float32))
+            for r in flat
+        ]
+    )
+    layers = layers * scale.to(layers)
+    norms = torch.linalg.vector_norm(layers, dim=0)
+    return Stats(norms, layers, sizes, norms.isfinite() & (sizes > 0), divisor)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def _run_closure(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Runs a step's closure before the noise is added, and hands its loss on."""
+    closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+    if closure is None:
+        return args, kwargs
+    with torch.enable_grad():
+        loss = closure()
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": lambda: loss}
+    return (args[0], lambda: loss, *args[2:]), kwargs

@@ -1,0 +1,119 @@
+"""What cannot be trained privately, each with a sentence that names the way out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+
+from dpclip.types import Grouping, Weighting
+
+
+def check_model(module: Any, optimizer: Any) -> None:
+    """Raises unless the model can be hooked and the optimizer updates exactly its parameters.
+
+    Raises:
+        TypeError: not a module or not one optimizer.
+        ValueError: batch norm, distributed wrappers, eval mode, parameters that do not match.
+    """
+    if isinstance(optimizer, (list, tuple)):
+        raise TypeError(
+            f"Got {len(optimizer)} optimizers; one model is trained by one. Use one optimizer with "
+            "several parameter groups."
+        )
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}: expected torch.optim.Optimizer."
+        )
+    if isinstance(optimizer, LBFGS):
+        raise TypeError("LBFGS evaluates a batch many times per step. Use a first-order optimizer.")
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module is a {type(module).__name__}: expected torch.nn.Module.")
+    kind = type(module).__name__
+    if kind in ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel"):
+        raise ValueError(f"{kind} is not supported yet. Pass the module inside it (model.module).")
+    if any(type(m).__name__.startswith("FSDP") for m in module.modules()):
+        raise ValueError("FSDP is not supported yet: parameters must be whole on this process.")
+    if not module.training:
+        raise ValueError("The model is in eval mode. Call model.train() before make_private.")
+    _check_mixing(module)
+    _check_parameters(module, optimizer)
+
+
+def _check_mixing(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{name or 'the model'} is a {type(layer).__name__}, which mixes the samples of a "
+                "batch, so no sample has a gradient of its own. Use GroupNorm, e.g. "
+                "model = opacus.validators.ModuleValidator.fix(model)."
+            )
+        if getattr(layer, "track_running_stats", False):
+            raise ValueError(
+                f"{name or 'the model'} is a {type(layer).__name__} with running statistics of the "
+                "data, which no noise protects. Build it with track_running_stats=False."
+            )
+
+
+def _check_parameters(module: nn.Module, optimizer: Optimizer) -> None:
+    mine = {p: n for n, p in module.named_parameters() if p.requires_grad}
+    if not mine:
+        raise ValueError("The model has no trainable parameter (requires_grad is False for all).")
+    theirs = {p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    missing = [n for p, n in mine.items() if p not in theirs]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} trainable parameters are not in the optimizer: "
+            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Add them, or freeze "
+            "them with requires_grad_(False)."
+        )
+    if theirs - set(mine):
+        raise ValueError(
+            f"The optimizer holds {len(theirs - set(mine))} trainable parameters that are not in "
+            "the model, which would be updated without clipping or noise. Build it from "
+            "model.parameters()."
+        )
+    large = [n for p, n in mine.items() if p.is_complex() or p.is_sparse]
+    if large:
+        raise ValueError(f"Complex or sparse parameters are not supported: {', '.join(large)}.")
+
+
+def check_numbers(
+    noise_multiplier: float,
+    max_grad_norm: float | None,
+    weighting: Weighting | None,
+    loss_reduction: str,
+    max_physical_batch: int | None,
+) -> None:
+    """Raises ValueError unless the numbers of make_private make sense together."""
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+        raise ValueError(f"noise_multiplier={noise_multiplier}: expected a number >= 0.")
+    if (weighting is None) == (max_grad_norm is None):
+        found = "neither was" if weighting is None else "both were"
+        raise ValueError(
+            f"Give max_grad_norm (for clip(max_grad_norm)) or weighting; {found} given."
+        )
+    if loss_reduction not in ("mean", "sum"):
+        raise ValueError(f'loss_reduction={loss_reduction!r}: expected "mean" or "sum".')
+    if max_physical_batch is not None and max_physical_batch < 1:
+        raise ValueError(f"max_physical_batch={max_physical_batch}: expected at least 1.")
+
+
+def check_noise(noise_multiplier: float, weighting: Weighting, bound: float | None) -> None:
+    """Raises ValueError where noise would have nothing to be scaled by."""
+    if noise_multiplier > 0 and bound is None:
+        raise ValueError(
+            f"noise_multiplier={noise_multiplier} with {weighting.label}: no group is bounded by "
+            "itself, so no amount of noise means anything. Use clip(C), or noise_multiplier=0."
+        )
+
+
+def warn_by_position(grouping: Grouping) -> str:
+    """Returns the one line that is printed for noise on groups by position."""
+    way = 'slots="fixed"' if grouping.kind == "core" else 'slots="random"'
+    return (
+        f"{grouping.label} with noise supports no epsilon: {grouping.facts.because}. "
+        f"Use {way} for groups that do."
+    )

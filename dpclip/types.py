@@ -1,0 +1,168 @@
+"""The values that methods are made of.
+
+A method is a rule that turns group statistics into group weights. It is put together from four
+values: a `Grouping`, a `Weighting`, a `Noise` and (by a later piece) a pacing. Index letters used
+in every file of this package:
+
+    B  samples in one backward pass        G  groups they fall into
+    L  trainable parameter tensors         N  records in the data set
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+"""What a weighting remembers between calls: named tensors, so that a checkpoint needs no pickle."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a weighting sees of the groups of one backward pass.
+
+    Attributes:
+        norms: [G] l2 norm of the group gradient u_g over all trainable parameters.
+        layer_norms: [L, G] the same for each parameter tensor.
+        sizes: [G] samples in the group.
+        valid: [G] False for empty groups and for groups with a NaN or infinite gradient.
+        divisor: D, what the sum of weighted groups is divided by.
+    """
+
+    norms: Tensor
+    layer_norms: Tensor
+    sizes: Tensor
+    valid: Tensor
+    divisor: float
+
+
+class WeightingFacts(NamedTuple):
+    """What a weighting promises about every weighted row.
+
+    Attributes:
+        bound: the largest norm of w_g u_g, or None where there is no bound.
+        local: True if w_g depends on row g alone (and on constants).
+        because: the reason, as the end of a sentence.
+        count_noise: std of the noise on the count of clipped groups that steers the bound
+            (Andrew et al. 2021), or None if nothing but the rows is released.
+    """
+
+    bound: float | None
+    local: bool
+    because: str
+    count_noise: float | None = None
+
+
+def _same(state: State, _generator: torch.Generator | None) -> State:
+    return state
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A rule from statistics to weights, as pure functions over a state.
+
+    Attributes:
+        label: the constructor call, for people.
+        init: (parameter shapes) -> state.
+        weigh: (stats, state) -> (weights [G] or [L, G], state). The engine sets the weight of
+            invalid groups to zero whatever this returns.
+        facts: state -> WeightingFacts, the promise at that state.
+        finish: (state, generator) -> state at the end of a step; draws from the generator only
+            what is needed for privacy.
+        carry: (state before, state after) -> factor for what earlier backward passes of the same
+            step have added up, or None if a step must be one backward pass.
+    """
+
+    label: str
+    init: Callable[[Sequence[torch.Size]], State]
+    weigh: Callable[[Stats, State], tuple[Tensor, State]]
+    facts: Callable[[State], WeightingFacts]
+    finish: Callable[[State, torch.Generator | None], State] = _same
+    carry: Callable[[State, State], Tensor] | None = None
+
+
+class Members(NamedTuple):
+    """The samples of one logical batch, as a grouping sees them.
+
+    Attributes:
+        rows: how many there are (B).
+        ids: [B] data set indices, or None for a batch that did not come from the loader.
+        slots: how many slots there are to choose from (0 where the grouping has none).
+        generator: source of random slots.
+    """
+
+    rows: int
+    ids: Tensor | None
+    slots: int
+    generator: torch.Generator | None
+
+
+class Divisor(NamedTuple):
+    """Public constants of a grouping under Poisson sampling.
+
+    Attributes:
+        groups: D, the expected number of groups; the sum of rows is divided by it.
+        size: expected samples per group, or None where a group divides by the samples it holds.
+    """
+
+    groups: float
+    size: float | None
+
+
+class GroupingFacts(NamedTuple):
+    """How far one record can move the sum of rows that are each at most C long.
+
+    Attributes:
+        radii: add/remove sensitivity in units of C, or None if it cannot be bounded.
+        because: the reason, as the end of a sentence.
+        replace_one: the replace-one fact as text; never used for an epsilon.
+        unit: what is protected.
+    """
+
+    radii: float | None
+    because: str
+    replace_one: str
+    unit: Literal["record", "user"] = "record"
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A rule from samples to groups.
+
+    Attributes:
+        label: the constructor call, for people.
+        kind: the word used in reports: sample, microbatch, core, key.
+        assign: members -> [B] slot number of each sample; samples with one number form a group.
+        divisor: (sampling rate q, N) -> public constants, or None for groups by position, whose
+            divisor is the actual number of groups.
+        facts: the promise.
+        needs_ids: True if a batch that did not come from the loader cannot be grouped.
+        key: data set index -> hashable, for groups that are known beforehand.
+        minimum: smallest batch that makes sense.
+    """
+
+    label: str
+    kind: str
+    assign: Callable[[Members], Tensor]
+    divisor: Callable[[float, int], Divisor | None]
+    facts: GroupingFacts
+    needs_ids: bool = False
+    key: Callable[[int], Hashable] | None = None
+    minimum: int = 1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A noise distribution.
+
+    Attributes:
+        label: the constructor call, for people.
+        sample: (like, std, generator) -> tensor with the shape, dtype and device of `like`.
+    """
+
+    label: str
+    sample: Callable[[Tensor, float, torch.Generator | None], Tensor]

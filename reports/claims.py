@@ -1,0 +1,64 @@
+"""What may be claimed about privacy, in words: an epsilon, or the reason why there is none."""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable
+
+from reports.arms import arm_name
+from reports.rows import Row, number, text
+
+_PREFIX = re.compile(r"^(none|no guarantee|no claim|nothing is claimed)\s*[:,;.]?\s*", re.I)
+SHORT = 48
+
+
+def claims_epsilon(row: Row) -> bool:
+    """Whether the run or line has a finite epsilon."""
+    return math.isfinite(number(row, "eps"))
+
+
+def reason(row: Row) -> str:
+    """Returns why there is no epsilon, without the leading `none:` that guarantees may carry."""
+    return _PREFIX.sub("", text(row, "guarantee")).strip() or "no reason recorded"
+
+
+def guarantee_text(row: Row) -> str:
+    """Returns the whole guarantee: its own sentence, or `none: reason`."""
+    if claims_epsilon(row):
+        return text(row, "guarantee", missing=f"epsilon {number(row, 'eps'):.4g}")
+    return f"none: {reason(row)}"
+
+
+def epsilon_text(row: Row) -> str:
+    """Returns what fits into a table: the epsilon, or `none: reason` cut short."""
+    if claims_epsilon(row):
+        return f"{number(row, 'eps'):.3g}"
+    first = re.split(r"; |\. ", reason(row), maxsplit=1)[0].rstrip(".")
+    return f"none: {textwrap.shorten(first, SHORT, placeholder=' ...')}"
+
+
+def claims(lines: Iterable[Row]) -> list[str]:
+    """Returns one sentence per arm that claims an epsilon, or one saying that none does."""
+    held = list(lines)
+    sentences = [_claim(line) for line in held if claims_epsilon(line)]
+    silent = len(held) - len(sentences)
+    if not sentences:
+        return ["No arm has a finite epsilon: no differential privacy may be claimed for any."]
+    if silent == 1:
+        sentences.append("The other arm has no epsilon: nothing may be claimed for it.")
+    elif silent:
+        told = f"The other {silent} arms have no epsilon"
+        sentences.append(f"{told}: nothing may be claimed for them.")
+    return sentences
+
+
+def _claim(line: Row) -> str:
+    delta, bound = number(line, "delta"), number(line, "eps_lb")
+    at = "" if math.isnan(delta) else f" at delta {delta:.3g}"
+    told = text(line, "guarantee").rstrip(".")
+    claim = f"{arm_name(line)}: epsilon {number(line, 'eps'):.3g}{at}."
+    claim += f" Guarantee: {told}." if told else ""
+    if text(line, "verdict") == "contradicted":
+        found = "" if math.isnan(bound) else f", which found an epsilon of at least {bound:.3g}"
+        return f"{claim} CONTRADICTED by the audit{found}: do not rely on it."
+    return claim if math.isnan(bound) else f"{claim} The audit's lower bound is {bound:.3g}."

@@ -1,0 +1,114 @@
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from reports.arms import COLORS
+from reports.figures import exposure_by_repetition, exposure_histogram, trade_off
+from reports.intervals import NULL_EXPOSURE
+from reports.rows import Row
+from reports.table import summarize
+
+MakeRow = Callable[..., dict[str, Any]]
+
+
+def texts(axes: Axes) -> list[str]:
+    return [found.get_text() for found in axes.texts]
+
+
+def legend_texts(figure: Figure) -> list[str]:
+    return [found.get_text() for found in figure.legends[0].get_texts()]
+
+
+def test_every_arm_is_a_labelled_point_with_bars_in_its_colour(sweep: list[Row]) -> None:
+    frame = summarize(sweep)
+    (axes,) = trade_off(frame).axes
+    assert len(axes.containers) == len(frame)
+    assert set(frame["arm"]) <= set(texts(axes))
+    points = [container[0] for container in axes.containers]  # type: ignore[index]
+    assert [to_hex(point.get_color()).upper() for point in points] == [
+        COLORS[clip] for clip in frame["clip"]
+    ]
+    assert [point.get_xdata()[0] for point in points] == pytest.approx(list(frame["exposure"]))
+    assert axes.get_ylabel() == "accuracy"
+
+
+def test_the_null_is_a_labelled_line_within_the_picture(sweep: list[Row]) -> None:
+    (axes,) = trade_off(summarize(sweep)).axes
+    assert "null 1.44" in texts(axes)
+    assert any(list(line.get_xdata()) == [NULL_EXPOSURE] * 2 for line in axes.lines)
+    assert axes.get_xlim()[0] < NULL_EXPOSURE < axes.get_xlim()[1]
+
+
+def test_markers_tell_fixed_adaptive_and_noise_apart(sweep: list[Row]) -> None:
+    figure = trade_off(summarize(sweep))
+    markers = [container[0].get_marker() for container in figure.axes[0].containers]  # type: ignore[index]
+    assert markers == ["X", "o", "o", "o", "o", "s", "s", "^"]
+    assert legend_texts(figure) == [
+        *("no clipping", "per sample", "micro-batch", "core"),
+        *("fixed bound", "adaptive bound", "with noise"),
+    ]
+
+
+def test_the_legend_names_only_what_occurs(row: MakeRow) -> None:
+    assert legend_texts(trade_off(summarize([row()]))) == ["no clipping"]
+
+
+def test_labels_do_not_cover_each_other(sweep: list[Row]) -> None:
+    frame = summarize(sweep)
+    figure = trade_off(frame)
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    named = [found for found in figure.axes[0].texts if found.get_text() in set(frame["arm"])]
+    boxes = [found.get_window_extent(renderer) for found in named]
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+    assert not any(a.overlaps(b) for a, b in pairs)
+
+
+def test_better_is_always_up(row: MakeRow) -> None:
+    (axes,) = trade_off(summarize([row(acc=None, ppl=8.5)])).axes
+    assert axes.yaxis_inverted()
+    assert axes.get_ylabel().startswith("perplexity (lower is better")
+
+
+def test_tasks_have_a_panel_each(row: MakeRow) -> None:
+    figure = trade_off(summarize([row(), row(task="text", acc=None, ppl=8.5)]))
+    assert [axes.get_title(loc="right") for axes in figure.axes] == ["digits", "text"]
+
+
+def test_an_arm_without_exposure_is_left_out(row: MakeRow) -> None:
+    bare = row(clip="sample", C=1.0, exposure=None, exp_1=None)
+    (axes,) = trade_off(summarize([row(), bare])).axes
+    assert len(axes.containers) == 1
+
+
+def test_repetitions_are_a_line_per_arm_with_its_name_at_the_end(sweep: list[Row]) -> None:
+    frame = summarize(sweep)
+    (axes,) = exposure_by_repetition(frame).axes
+    assert len(axes.containers) == len(frame)
+    assert set(frame["arm"]) | {"null 1.44"} == set(texts(axes))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1x", "2x", "4x", "8x", "16x"]
+
+
+def test_names_at_the_end_stand_apart(sweep: list[Row]) -> None:
+    frame = summarize(sweep)
+    figure = exposure_by_repetition(frame)
+    named = [found for found in figure.axes[0].texts if found.get_text() in set(frame["arm"])]
+    heights = sorted(found.get_position()[1] for found in named)
+    low, high = figure.axes[0].get_ylim()
+    gaps = [(b - a) / (high - low) for a, b in pairwise(heights)]
+    assert min(gaps) > 0.044
+    assert heights[-1] <= high
+
+
+def test_the_histogram_stands_beside_the_null_density() -> None:
+    figure = exposure_histogram([0.5, 1.0, 9.9, 30.0], ceiling=10.0)
+    (axes,) = figure.axes
+    area = sum(patch.get_width() * patch.get_height() for patch in axes.patches)  # type: ignore[attr-defined]
+    assert area == pytest.approx(1.0)
+    null = next(line for line in axes.lines if str(line.get_label()).startswith("null"))
+    assert null.get_ydata()[0] == pytest.approx(0.6931, abs=1e-4)  # type: ignore[index]
+    assert "ceiling 10.0" in texts(axes)

@@ -1,0 +1,32 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from reports.ui import runs_link, ui_command
+
+
+def test_the_server_is_this_pythons_mlflow_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert ui_command(tmp_path, port=5001) == [
+        *(sys.executable, "-m", "mlflow", "ui"),
+        *("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"),
+        *("--host", "127.0.0.1", "--port", "5001"),
+    ]
+
+
+def test_a_server_of_the_users_own_is_not_served_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example")
+    with pytest.raises(ValueError, match="that server has its own page"):
+        ui_command(tmp_path)
+
+
+def test_the_link_lands_on_the_table_of_runs() -> None:
+    assert runs_link("7", "http://localhost:5001/") == (
+        "http://localhost:5001/#/experiments/7/runs"
+        "?compareRunsMode=TABLE&workflowType=machine_learning"
+    )
