@@ -58,11 +58,11 @@ def enumerate_losses(
     template, holes = _layout(context, slots)
     losses = torch.zeros(1, dtype=torch.float64, device=context.device)
     with torch.no_grad():
-        for depth, (_, alphabet) in enumerate(holes):
+        for depth in range(len(holes)):
+            numbers = torch.arange(len(losses), device=context.device)
             chunks = [
-                losses[numbers, None]
-                - _next(log_probs, template, holes, depth, numbers)[:, alphabet]
-                for numbers in torch.split(torch.arange(len(losses), device=context.device), batch)
+                losses[part, None] - _next(log_probs, template, holes, depth, part)
+                for part in torch.split(numbers, batch)
             ]
             losses = torch.cat(chunks).reshape(-1)
     return losses.float()
@@ -128,7 +128,7 @@ def _next(
     depth: int,
     numbers: Tensor,
 ) -> Tensor:
-    """Log-probabilities [n, V] at hole `depth`, given the fillings `numbers` [n] before it."""
+    """Log-probabilities [n, |A|] at hole `depth`, given the fillings `numbers` [n] before it."""
     place, alphabet = holes[depth]
     prefixes = template[:place].repeat(len(numbers), 1)
     rest = numbers
@@ -142,7 +142,7 @@ def _next(
             f"log_probs returned shape {tuple(scores.shape)} for {len(numbers)} prefixes; expected "
             f"[{len(numbers)}, V] with V >= {needed}: one row a prefix, for the next token only."
         )
-    scores = scores.to(numbers.device, torch.float64)
-    if scores[:, alphabet].isnan().any():
+    chosen = scores[:, alphabet.to(scores.device)].to(numbers.device, torch.float64)
+    if chosen.isnan().any():
         raise ValueError("log_probs returned NaN; a diverged model has no ranking.")
-    return scores
+    return chosen

@@ -18,7 +18,7 @@ from dpclip.sensitivity import Claim, claim
 from dpclip.types import Divisor, Grouping, Members, Noise, State, Stats, Weighting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward:
     """One forward pass: B rows, the piece of the loader they belong to, and where it ran.
 
@@ -28,6 +28,17 @@ class Forward:
     rows: int
     piece: Piece | None
     task: int
+
+    def same_batch(self, other: Forward) -> bool:
+        """Returns True if both saw the same records.
+
+        Two passes over a whole piece did (a siamese network). Two over parts of it may have seen
+        different parts, and rows of different records must not meet in one group.
+        """
+        if self is other:
+            return True
+        whole = self.piece is None or self.rows == len(self.piece.slots)
+        return self.rows == other.rows and self.piece is other.piece and whole
 
 
 @dataclass
@@ -89,6 +100,7 @@ class Engine:
         self.slot_generator, self.noise_generator = generators
         self.params = [p for p in module.parameters() if p.requires_grad]
         self.state: State = weighting.init([p.shape for p in self.params])
+        self._state_before = self.state  # at the start of the step, for one that is given up
         self.steps = 0
         self.piece: Piece | None = None
         self._done = 0  # rows of the current piece that went through a backward
@@ -107,15 +119,22 @@ class Engine:
 
     def expect(self, piece: Piece) -> None:
         """Called by the loader when it yields: the next rows are these records."""
-        if self._passes and piece.first:
-            self.ledger.void(
-                "a second batch was drawn from the loader before the optimizer step, so a record "
-                "may count twice in one step"
-            )
-        if piece.first:  # an early break may have left pieces of another logical batch behind
-            self._held = [None] * len(self.params)
-            self._open_rows, self._open_size = {}, 0
+        if piece.first and self._passes:
+            if self.piece is not None and not self.piece.last:
+                self._forget()  # an early break left a logical batch unfinished
+            else:
+                self.ledger.void(
+                    "a second batch was drawn from the loader before the optimizer step, so a "
+                    "record may count twice in one step"
+                )
         self.piece, self._done = piece, 0
+
+    def _forget(self) -> None:
+        """Drops what the pieces of an unfinished logical batch have added up."""
+        self._held = [None] * len(self.params)
+        self._open_rows, self._open_size = {}, 0
+        self._stats, self._passes = [], 0
+        self.state = self._state_before
 
     # ---- from the hooks --------------------------------------------------------------------
 
@@ -138,11 +157,11 @@ class Engine:
                 "another. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
             )
         if self._pass is not None and self._pass.task == task:
-            if batch != self._pass.forward:
+            if not batch.same_batch(self._pass.forward):
                 raise RuntimeError(
-                    f"One backward pass covers forward passes over different batches "
-                    f"({self._pass.forward.rows} and {batch.rows} samples). Call backward() for "
-                    "each batch by itself."
+                    "One backward pass covers forward passes over different batches or parts of "
+                    f"one ({self._pass.forward.rows} and {batch.rows} samples). Call backward() "
+                    "for each by itself."
                 )
             return
         # An exception may have cut an earlier backward short: what it left is dropped here.
@@ -174,20 +193,30 @@ class Engine:
     def _group(self, batch: Forward) -> tuple[Groups, float]:
         """Returns the groups of the B rows and D."""
         piece, rows = batch.piece, batch.rows
-        if piece is not None and self._done + rows <= len(piece.slots):
+        if piece is not None and piece is self.piece and self._done + rows <= len(piece.slots):
             part = slice(self._done, self._done + rows)
-            divisor = self.divisor.groups if self.divisor else float(max(1, piece.groups))
-            return groups_of(piece.slots[part], piece.real[part]), divisor
+            return groups_of(piece.slots[part], piece.real[part]), self._count(piece)
         if piece is None:
             self.ledger.void("a batch did not come from the loader, so its sampling is unknown")
         else:
             self.ledger.void(
-                "more rows went through backward than the loader yielded, so a record counts twice "
-                "in one step"
+                "rows went through backward that the loader had not just yielded, so a record may "
+                "count twice in one step"
             )
-        slots = self.grouping.assign(Members(rows, None, 0, self.slot_generator))
-        groups = groups_of(slots)
+            if rows == len(piece.slots):  # a second loss on the same records
+                return groups_of(piece.slots, piece.real), self._count(piece)
+        if self.grouping.needs_ids:
+            raise RuntimeError(
+                f"{self.grouping.label} needs to know which records are in the batch, and these "
+                f"{rows} samples did not come from the loader that make_private returned. Iterate "
+                "over that loader, and use each batch once."
+            )
+        groups = groups_of(self.grouping.assign(Members(rows, None, 0, self.slot_generator)))
         return groups, float(groups.count)
+
+    def _count(self, piece: Piece) -> float:
+        """Returns D: the expected number of groups where that is public, else the actual one."""
+        return self.divisor.groups if self.divisor else float(max(1, piece.groups))
 
     # ---- the end of a backward -------------------------------------------------------------
 
@@ -198,69 +227,91 @@ class Engine:
             work()
         self._pass = None
         self._done += current.forward.rows
+        if not self._passes:
+            self._state_before = self.state
         with torch.no_grad():
             self._weigh_and_sum(current)
         self._passes += 1
 
     def _weigh_and_sum(self, current: Pass) -> None:
         rows, sizes = self._join_open(current)
-        if rows is None:
-            return
+        if rows is not None:
+            self._weigh_rows(rows, sizes, current.forward.rows, current.divisor)
+
+    def _weigh_rows(
+        self, rows: dict[nn.Parameter, Tensor], sizes: Tensor, b: int, divisor: float
+    ) -> None:
+        """Adds weighted rows [G, ...] of a backward over b samples to p.grad."""
         count = len(sizes)
         flat = [
-            rows[p].reshape(count, -1) if p in rows else p.new_zeros(count, p.numel())
+            rows[p].reshape(count, p.numel()) if p in rows else p.new_zeros(count, p.numel())
             for p in self.params
         ]
-        scale = self._scale(current, sizes.to(flat[0].device))
-        stats = _statistics(flat, scale, sizes.to(flat[0].device), current.divisor)
-        if self._passes and self.weighting.carry is None:
+        sizes = sizes.to(flat[0].device)
+        scale = self._scale(b, sizes, flat[0].dtype)
+        stats = _statistics(flat, scale, sizes, divisor)
+        again = bool(self._stats)
+        if again and self.weighting.carry is None:
             raise RuntimeError(
                 f"{self.weighting.label} looks at all groups of a step at once: one step must be "
                 "one backward pass. Put the joint rule last in the chain, or use larger batches."
             )
         weights, state = self.weighting.weigh(stats, self.state)
         weights = weights.masked_fill(~stats.valid, 0.0)
-        if self._passes and self.weighting.carry is not None:
+        if again and self.weighting.carry is not None:
             self._rescale(self.weighting.carry(self.state, state))
         self.state = state
-        self._divisor = current.divisor if self.mean else 1.0
+        self._divisor = divisor if self.mean else 1.0
         self._add(flat, weights * scale / self._divisor, stats.valid)
         self._stats.append((stats, weights))
 
-    def _scale(self, current: Pass, sizes: Tensor) -> Tensor:
+    def _scale(self, b: int, sizes: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns [G] factors that turn summed rows into u_g.
 
         A mean loss divided every sample by B; a group divides by its expected size if that is
         public, else by the samples it holds. Folding both in here costs nothing.
         """
+        dtype = torch.promote_types(dtype, torch.float32)
         if not self.mean:
-            return torch.ones_like(sizes, dtype=torch.get_default_dtype())
+            return torch.ones_like(sizes, dtype=dtype)
         public = self.divisor.size if self.divisor is not None else None
-        held = sizes.clamp(min=1).to(torch.get_default_dtype())
-        per_group = held if public is None else torch.full_like(held, public)
-        return current.forward.rows / per_group
+        if public is not None:
+            return torch.full_like(sizes, b / public, dtype=dtype)
+        return b / sizes.clamp(min=1).to(dtype)
 
     def _join_open(self, current: Pass) -> tuple[dict[nn.Parameter, Tensor] | None, Tensor]:
-        """Joins a group that continues over several pieces, and keeps one that is still open.
+        """Joins a group that earlier pieces or slices began, and keeps one that goes on.
 
-        Rows of an earlier piece are scaled to this piece's B, since the mean loss divided them by
-        theirs.
+        Kept rows are multiplied by the B that a mean loss divided them by, and divided by the
+        next one's B.
         """
         piece, rows, sizes = current.forward.piece, current.rows, current.groups.sizes
-        b = current.forward.rows
-        if self._open_size:
-            sizes = sizes.clone()
-            sizes[0] += self._open_size
+        b = float(current.forward.rows) if self.mean else 1.0
+        if piece is not self.piece:  # somebody else's batch in between
+            return rows, sizes
+        if self._open_size and len(sizes):
+            sizes = torch.cat([sizes[:1] + self._open_size, sizes[1:]])
             for param, row in self._open_rows.items():
-                if param not in rows:
-                    rows[param] = row.new_zeros(len(sizes), *row.shape)
-                rows[param][0] += row / b if self.mean else row
+                here = rows.get(param)
+                if here is None:
+                    here = row.new_zeros(len(sizes), *row.shape)
+                rows[param] = torch.cat([here[:1] + row / b, here[1:]])
             self._open_rows, self._open_size = {}, 0
-        if piece is not None and piece.open and self._done >= len(piece.slots):
-            self._open_rows = {p: r[-1] * b if self.mean else r[-1] for p, r in rows.items()}
+        if len(sizes) and self._goes_on(piece):
+            self._open_rows = {p: r[-1] * b for p, r in rows.items()}
             self._open_size = int(sizes[-1])
-            return None, sizes
+            rows, sizes = {p: r[:-1] for p, r in rows.items()}, sizes[:-1]
+            if not len(sizes):
+                return None, sizes
         return rows, sizes
+
+    def _goes_on(self, piece: Piece | None) -> bool:
+        """Returns True if the last group of this backward has rows still to come."""
+        if piece is None or self._done > len(piece.slots):
+            return False
+        if self._done == len(piece.slots):
+            return piece.open
+        return bool(piece.slots[self._done] == piece.slots[self._done - 1])
 
     def _add(self, flat: Sequence[Tensor], factors: Tensor, valid: Tensor) -> None:
         """Adds `factors @ rows` to p.grad; rows that are not valid are left out, not multiplied."""
@@ -271,7 +322,7 @@ class Engine:
                 rows, factor = rows[valid], factor[valid]
             total = (factor.to(rows.dtype) @ rows).view_as(param).to(param.dtype)
             # The sum starts anew at the first backward after a step, whoever zeroes gradients.
-            fresh = self._passes == 0 or param.grad is None
+            fresh = not self._stats or param.grad is None
             param.grad = total if fresh else param.grad + total  # type: ignore[operator]
 
     def _rescale(self, factor: Tensor) -> None:
@@ -288,9 +339,10 @@ class Engine:
         """Returns what the sum of weighted rows supports at the current state."""
         return claim(self.grouping.facts, self.weighting.facts(self.state))
 
-    def _before_step(self, _optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """Adds noise once; on a piece that is not the last, keeps the sum and steps nothing."""
         args, kwargs = _run_closure(args, kwargs)
+        self._check_trainable(optimizer)
         if not self._passes:
             return args, kwargs
         if self.piece is not None and not self.piece.last:
@@ -299,17 +351,31 @@ class Engine:
                 param.grad = None  # optimizers skip parameters without a gradient
             return args, kwargs
         with torch.no_grad():
+            if self._open_size:  # a slice ended inside a group, and the rest never came
+                rows = {p: r[None] for p, r in self._open_rows.items()}
+                size = torch.tensor([self._open_size])
+                assert self.piece is not None
+                self._weigh_rows(rows, size, 1, self._count(self.piece))
             for i, param in enumerate(self.params):
                 total = _sum(self._held[i], param.grad)
                 param.grad = torch.zeros_like(param) if total is None else total
             self._add_noise()
         self._charge()
-        self.state = self.weighting.finish(self.state, self.noise_generator)
-        self._held = [None] * len(self.params)
-        self.last, self._stats = self._stats, []
-        self._passes = 0
+        state = self.weighting.finish(self.state, self.noise_generator)
+        self.last = self._stats
+        self._forget()
+        self.state = state
         self.steps += 1
         return args, kwargs
+
+    def _check_trainable(self, optimizer: Optimizer) -> None:
+        """Raises RuntimeError if other parameters would be trained than were made private."""
+        now = {p for g in optimizer.param_groups for p in g["params"] if p.requires_grad}
+        if now != set(self.params):
+            raise RuntimeError(
+                f"{len(now ^ set(self.params))} parameters were frozen, unfrozen or added to the "
+                "optimizer after make_private. Call close() on the engine and make_private again."
+            )
 
     def _add_noise(self) -> None:
         scale = self.claim().noise_scale

@@ -7,92 +7,22 @@ and what a hook captures goes to the engine instead of to `p.grad_sample`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from opacus.grad_sample import GradSampleHooks
-from opacus.layers.dp_rnn import RNNLinear
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from dpclip.axes import ONCE, Place, input_axes, known_axis, places
 from dpclip.groups import Groups
-from dpclip.layers import Rule, rule_for
-from dpclip.layers.functional import (
-    Call,
-    looped_rows,
-    put,
-    swap,
-    vmapped_rows,
-)
-
-_WHOLE = (nn.MultiheadAttention,)
-"""Modules that read their children's weights without calling them: captured as one."""
-
-
-class _Saved:
-    """The inputs of one call, detached, with a check that nobody changed them since."""
-
-    def __init__(self, call: tuple[Any, Any]) -> None:
-        leaves, self.spec = pytree.tree_flatten(call)
-        self.leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self._versions = [leaf._version for leaf in self.tensors]
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The tensors among the inputs."""
-        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
-
-    def expand(self, axis: int, rows: int, *, new: bool = False) -> None:
-        """Gives every tensor a batch axis of `rows` where it has one of size 1, or a new one."""
-        for i, leaf in enumerate(self.leaves):
-            if not isinstance(leaf, Tensor):
-                continue
-            if new:
-                self.leaves[i] = leaf.expand(rows, *leaf.shape)
-            elif leaf.dim() > axis and leaf.shape[axis] == 1:
-                sizes = list(leaf.shape)
-                sizes[axis] = rows
-                self.leaves[i] = leaf.expand(sizes)
-
-    def check(self, unit: Unit) -> None:
-        """Raises RuntimeError if an input was modified in place after the forward."""
-        if [leaf._version for leaf in self.tensors] != self._versions:
-            raise RuntimeError(
-                f"An input of {unit.label} was changed in place between forward and backward, so "
-                "its gradient cannot be formed. Use the out-of-place operation there."
-            )
-
-
-@dataclass
-class Unit:
-    """One module whose parameters are captured together.
-
-    Attributes:
-        name: qualified name in the model.
-        module: the module.
-        params: names of its captured parameters, relative to it.
-        rule: how its rows are formed: "dpclip", "opacus", "vmap" or "loop".
-        form: the rule itself, None for a module that is run again.
-        axis: its batch axis as learned from an unambiguous call, else None.
-        unbatched: True once an input without a batch axis was seen (positions, say).
-    """
-
-    name: str
-    module: nn.Module
-    params: tuple[str, ...]
-    rule: str
-    form: Rule | None
-    axis: int | None = None
-    unbatched: bool = False
-    swaps: list[list[tuple[nn.Module, str, Tensor]]] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """How messages call it."""
-        return f"{self.name or 'the model itself'} ({type(self.module).__name__})"
+from dpclip.layers import Rule
+from dpclip.layers.functional import Call, looped_rows, put, swap, vmapped_rows
+from dpclip.probe import Shapes, shapes_of_one_less
+from dpclip.units import WHOLE, Saved, Unit, unit_of, widened
 
 
 class Batch(Protocol):
@@ -101,6 +31,33 @@ class Batch(Protocol):
     @property
     def rows(self) -> int:
         """B."""
+
+
+class Running(NamedTuple):
+    """A forward pass of the whole model that has not returned yet."""
+
+    batch: Batch
+    call: tuple[Any, Any]
+
+
+@dataclass
+class Outputs:
+    """The outputs of one call of a unit, and what came back through them.
+
+    Attributes:
+        tensors: the outputs, without their graph; copies for a unit that is run again and
+            compared, since an activation in place may follow.
+        axes: their batch axes.
+        autocast: (device type, dtype, enabled) while they were computed.
+        gouts: output number -> gradient of the loss.
+        task: the backward pass that `gouts` are of.
+    """
+
+    tensors: list[Tensor] = field(default_factory=list)
+    axes: list[int] = field(default_factory=list)
+    autocast: tuple[str, torch.dtype, bool] = ("cpu", torch.bfloat16, False)
+    gouts: dict[int, Tensor] = field(default_factory=dict)
+    task: int = -1
 
 
 class Sink(Protocol):
@@ -144,7 +101,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
     def __init__(self, module: nn.Module, sink: Sink, batch_first: bool = True) -> None:
         self._sink = sink
         self._units: list[Unit] = []
-        self._open: list[Batch] = []
+        self._open: list[Running] = []
         self._anchor = torch.ones((), requires_grad=True)
         self._names = {p: n for n, p in module.named_parameters() if p.requires_grad}
         super().__init__(module, batch_first=batch_first, loss_reduction="mean")
@@ -164,7 +121,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         own = any(p.requires_grad for p in module.parameters(recurse=False))
         if own:
             yield module
-        if not (own and isinstance(module, _WHOLE)):
+        if not (own and isinstance(module, WHOLE)):
             for child in module.children():
                 yield from self.iterate_submodules(child)
 
@@ -189,7 +146,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         )
         names = {m: n for n, m in self._module.named_modules()}
         for module in dict.fromkeys(self.iterate_submodules(self._module)):
-            unit = _unit(names[module], module)
+            unit = unit_of(names[module], module)
             self._units.append(unit)
             before, after = self._make(unit)
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -206,10 +163,24 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._active():
-            self._open.append(self._sink.begin_forward(self._rows_of(args, kwargs)))
+            self._put_back()
+            batch = self._sink.begin_forward(self._rows_of(args, kwargs))
+            self._open.append(Running(batch, (args, kwargs)))
 
     def _leave(self, _module: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
-        self._open.clear()
+        if self.hooks_enabled:  # else the model runs inside a probe of itself
+            self._open.clear()
+
+    def _put_back(self) -> None:
+        """Undoes the swaps of a forward that was interrupted from the keyboard."""
+        for unit in self._units:
+            while unit.swaps:
+                _undo(unit.swaps.pop())
+
+    def remove_hooks(self) -> None:
+        """Removes every hook and leaves the model as it was."""
+        self._put_back()
+        super().remove_hooks()
 
     def _rows_of(self, args: Any, kwargs: Any) -> int:
         axis = 0 if self.batch_first else 1
@@ -245,134 +216,163 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
 
         def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             undo = unit.swaps.pop() if unit.swaps else []
-            for holder, leaf, original in reversed(undo):
-                put(holder, leaf, original)
+            _undo(undo)
             if not undo or output is None:
                 return None
             # A submodule may be called without the model around it.
             batch = (
-                self._open[-1]
+                self._open[-1].batch
                 if self._open
                 else self._sink.begin_forward(self._rows_of(args, kwargs))
             )
-            return self._capture(unit, batch, _Saved((args, kwargs)), output)
+            return self._capture(unit, batch, Saved((args, kwargs)), output)
 
         return before, after
 
-    def _capture(self, unit: Unit, batch: Batch, saved: _Saved, output: Any) -> Any:
+    def _capture(self, unit: Unit, batch: Batch, saved: Saved, output: Any) -> Any:
         """Returns the output, each of its tensors with a hook that waits for its gradient."""
-        shared = {t.untyped_storage().data_ptr() for t in saved.tensors}
-        seen: list[Tensor] = []
-        gouts: dict[int, Tensor] = {}
+        outs = Outputs()
 
         def tap(value: Any) -> Any:
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 return value
             if not value.requires_grad:
-                if value._is_view() or value.untyped_storage().data_ptr() in shared:
+                if value._is_view() or _shares(value, saved, unit):
                     value = value.clone()
                 value = _Anchor.apply(value, self._anchor)
-            value = self._with_batch_axis(unit, batch.rows, saved, value)
-            number = len(seen)
-            seen.append(value.detach())
-            value.register_hook(lambda grad: arrive(number, grad.detach()))
+            if not outs.tensors:
+                outs.autocast = _autocast(value.device.type)
+            number = len(outs.tensors)
+            value, axis = self._batched(unit, batch.rows, saved, number, value)
+            kept = value.detach()
+            outs.tensors.append(kept if unit.form is not None else kept.clone())
+            outs.axes.append(axis)
+            value.register_hook(lambda grad: self._arrive(unit, batch, saved, outs, number, grad))
             return value
 
-        def arrive(number: int, grad: Tensor) -> None:
-            if not self.hooks_enabled:
-                return
-            self._sink.begin_backward(batch)
-            saved.check(unit)
-            if unit.form is not None:
-                with torch.no_grad():
-                    self._sink.collect(self._formed(unit, unit.form, batch.rows, saved, grad))
-                return
-            if not gouts:
-                self._sink.defer(lambda: self._again(unit, batch.rows, saved, seen, gouts))
-            gouts[number] = grad if number not in gouts else gouts[number] + grad
+        tapped = pytree.tree_map(tap, output)
+        if not outs.tensors:
+            raise RuntimeError(
+                f"{unit.label} returned a {type(output).__name__} in which no floating-point "
+                "tensor was found, so its gradient cannot be captured. Return tensors, or tuples, "
+                "lists or dicts of tensors."
+            )
+        return tapped
 
-        return pytree.tree_map(tap, output)
+    def _arrive(
+        self, unit: Unit, batch: Batch, saved: Saved, outs: Outputs, number: int, grad: Tensor
+    ) -> None:
+        """Takes the gradient of one output."""
+        if not self.hooks_enabled:
+            return
+        if grad.dtype == torch.float16:
+            raise RuntimeError(
+                f"{unit.label} got a float16 gradient. Its range needs loss scaling (GradScaler), "
+                "which would scale the rows before they are clipped. Use bfloat16."
+            )
+        self._sink.begin_backward(batch)
+        saved.check(unit)
+        groups = self._sink.groups()
+        if not groups.count:  # padding only
+            return
+        grad = grad.detach()
+        if unit.form is not None:
+            with torch.no_grad():
+                self._sink.collect(
+                    _formed(unit, unit.form, batch.rows, saved, outs.axes[number], grad, groups)
+                )
+            return
+        task = torch._C._current_graph_task_id()
+        if outs.task != task:  # the first in this backward, whatever an earlier one has left
+            outs.task, outs.gouts = task, {}
+            self._sink.defer(lambda: self._again(unit, batch.rows, saved, outs))
+        outs.gouts[number] = grad
 
-    def _axis(self, unit: Unit, rows: int, tensor: Tensor) -> int | None:
-        """Returns the axis of size B among the first two: the learned, the declared, the other."""
-        declared = 0 if self.batch_first or isinstance(unit.module, RNNLinear) else 1
-        found = [
-            a for a in (declared, 1 - declared) if tensor.dim() > a and tensor.shape[a] == rows
-        ]
-        if len(found) == 1:
-            return found[0]
-        return unit.axis if unit.axis in found else next(iter(found), None)
-
-    def _with_batch_axis(self, unit: Unit, rows: int, saved: _Saved, value: Tensor) -> Tensor:
-        """Returns the output with a batch axis: one computed once for all samples is expanded.
+    def _batched(
+        self, unit: Unit, rows: int, saved: Saved, number: int, value: Tensor
+    ) -> tuple[Tensor, int]:
+        """Returns (output, its batch axis); one computed once for all samples is expanded.
 
         Positions are embedded as [T] or [1, T] and broadcast over the batch; their gradient comes
         back summed unless the batch axis is there before.
 
         Raises:
-            RuntimeError: an input of positions 0..B-1 cannot be told from one id for each sample.
+            RuntimeError: no axis can be the batch axis, or more than one and no way to tell.
         """
-        axis = 0 if self.batch_first else 1
-        ids = saved.tensors[0] if isinstance(unit.module, nn.Embedding) else None
-        if ids is not None and ids.dim() == 1:
-            if not unit.unbatched and rows > 1 and len(ids) == rows:
-                if torch.equal(ids, torch.arange(rows, device=ids.device)):
-                    raise RuntimeError(
-                        f"{unit.label} got the ids 0..{rows - 1} in a batch of {rows}: positions "
-                        "and samples cannot be told apart. Give positions a leading axis of 1."
-                    )
-                return value
-            if rows > 1 and (unit.unbatched or len(ids) != rows):
-                unit.unbatched = True
-                saved.expand(0, rows, new=True)
-                return value.expand(rows, *value.shape)
-            return value
-        if rows > 1 and value.dim() > axis and value.shape[axis] == 1:
-            sizes = list(value.shape)
-            sizes[axis] = rows
-            saved.expand(axis, rows)
-            return value.expand(sizes)
-        found = self._axis(unit, rows, value)
-        if found is None:
+        declared = 0 if self.batch_first else 1
+        known = known_axis(unit.module, number)
+        found: Sequence[Place] = places(unit, value, rows, declared)
+        if known is not None:
+            found = [p for p in found if p in {known, "once"}][:1]
+        if not found:
             raise RuntimeError(
                 f"{unit.label} returned a tensor of shape {tuple(value.shape)}, in which no axis "
-                f"has the batch's {rows} samples. Keep the batch on axis {axis} of every layer."
+                f"has the batch's {rows} samples. Keep the batch on axis {declared} of every layer."
             )
-        if tuple(value.shape[:2]).count(rows) == 1:
-            unit.axis = found
-        return value
+        key = (number, value.dim())
+        place = found[0] if len(found) == 1 else self._choose(unit, key, rows, value, found)
+        if rows > 1:
+            unit.axes[key] = place if isinstance(place, int) else None
+        if place == "new":
+            saved.stack(rows)
+            return value.expand(rows, *value.shape), 0
+        if place == "once":
+            saved.expand(declared, rows)
+            return widened(value, declared, rows), declared
+        return value, place
 
-    def _formed(
-        self, unit: Unit, form: Rule, rows: int, saved: _Saved, gout: Tensor
-    ) -> dict[nn.Parameter, Tensor]:
-        axis = self._axis(unit, rows, gout)
-        assert axis is not None
-        inputs = [
-            t.movedim(axis, 0) if t.dim() > axis and t.shape[axis] == rows else t
-            for t in saved.tensors
-        ]
-        return form(unit.module, inputs, gout.movedim(axis, 0), self._sink.groups())
+    def _choose(
+        self, unit: Unit, key: tuple[int, int], rows: int, value: Tensor, found: Sequence[Place]
+    ) -> Place:
+        """Returns the right one of several readings: the learned, or what the model itself says.
 
-    def _again(
-        self, unit: Unit, rows: int, saved: _Saved, seen: list[Tensor], gouts: dict[int, Tensor]
-    ) -> None:
+        Raises:
+            RuntimeError: ids 0..B-1 may be positions or samples, and the model cannot be asked.
+        """
+        if key not in unit.axes and rows > 1:
+            shape = self._one_less(rows).get((unit.name, *key))
+            if shape is not None:
+                changed = [a for a in found if isinstance(a, int) and shape[a] == rows - 1]
+                unit.axes[key] = changed[0] if changed else None
+        if key in unit.axes:
+            learned = unit.axes[key]
+            fitting = [p for p in found if p == learned or (learned is None and p in ONCE)]
+            return (fitting or found)[0]
+        if "new" in found and rows > 1:
+            raise RuntimeError(
+                f"{unit.label} got {rows} ids in a batch of {rows}: positions and samples cannot "
+                "be told apart. Give positions a leading axis of 1."
+            )
+        return found[0]
+
+    def _one_less(self, rows: int) -> Shapes:
+        if not self._open:
+            return {}
+        self.disable_hooks()
+        try:
+            axis = 0 if self.batch_first else 1
+            return shapes_of_one_less(self._module, self._open[-1].call, rows, axis, self._units)
+        finally:
+            self.enable_hooks()
+
+    def _again(self, unit: Unit, rows: int, saved: Saved, outs: Outputs) -> None:
         """Forms the rows of a module without a sampler by running it again."""
         saved.check(unit)
-        used = sorted(gouts)
-        out_axes = [self._axis(unit, rows, seen[i]) for i in used]
+        used = sorted(outs.gouts)
+        declared = 0 if self.batch_first else 1
         call = Call(
             module=unit.module,
             names=unit.params,
             leaves=saved.leaves,
             spec=saved.spec,
             used=used,
-            outputs=[seen[i] for i in used],
-            gouts=[gouts[i] for i in used],
-            in_axes=[
-                self._axis(unit, rows, x) if isinstance(x, Tensor) else None for x in saved.leaves
-            ],
-            out_axes=[axis for axis in out_axes if axis is not None],
+            outputs=[outs.tensors[i] for i in used],
+            gouts=[outs.gouts[i] for i in used],
+            in_axes=input_axes(unit, saved, outs.axes[0], rows, declared),
+            out_axes=[outs.axes[i] for i in used],
+            autocast=outs.autocast,
         )
+        outs.gouts = {}
         self.disable_hooks()
         try:
             if unit.rule == "vmap":
@@ -386,10 +386,26 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             self.enable_hooks()
 
 
-def _unit(name: str, module: nn.Module) -> Unit:
-    whole = isinstance(module, _WHOLE)
-    params = tuple(n for n, p in module.named_parameters(recurse=whole) if p.requires_grad)
-    found = None if whole else rule_for(module)
-    if found is None:
-        return Unit(name, module, params, "vmap", None)
-    return Unit(name, module, params, found[0], found[1])
+def _formed(
+    unit: Unit, form: Rule, rows: int, saved: Saved, axis: int, gout: Tensor, groups: Groups
+) -> dict[nn.Parameter, Tensor]:
+    inputs = [
+        t.movedim(axis, 0) if t.dim() > axis and t.shape[axis] == rows else t for t in saved.tensors
+    ]
+    return form(unit.module, inputs, gout.movedim(axis, 0), groups)
+
+
+def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
+    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+
+
+def _undo(swapped: list[tuple[nn.Module, str, Tensor]]) -> None:
+    for holder, leaf, original in reversed(swapped):
+        put(holder, leaf, original)
+
+
+def _shares(value: Tensor, saved: Saved, unit: Unit) -> bool:
+    """Returns True for an output that lies in the memory of an input or a parameter."""
+    where = value.untyped_storage().data_ptr()
+    weights = (unit.module.get_parameter(name) for name in unit.params)
+    return any(t.untyped_storage().data_ptr() == where for t in (*saved.tensors, *weights))

@@ -88,6 +88,33 @@ def epsilon(mechanism: str, history: list[tuple[float, float, int]], delta: floa
     return first if error >= 0.01 else _ask("prv", history, delta=delta, eps_error=error)
 
 
+def noise_for(mechanism: str, target: float, delta: float, rate: float, steps: int) -> float:
+    """Returns the smallest noise multiplier whose epsilon is at most `target`, to 1 % of epsilon.
+
+    Raises:
+        ValueError: target <= 0, or one that no noise multiplier below 1e4 reaches.
+    """
+    if not (math.isfinite(target) and target > 0):
+        raise ValueError(f"target_epsilon={target}: expected a positive finite number.")
+
+    def spent(sigma: float) -> float:
+        return epsilon(mechanism, [(sigma, rate, steps)], delta)
+
+    low, high = 0.0, 1.0
+    while (best := spent(high)) > target:
+        low, high = high, 2 * high
+        if high > 1e4:
+            raise ValueError(f"target_epsilon={target} is out of reach at delta={delta}.")
+    while best < 0.99 * target and high - low > 1e-6:
+        middle = (low + high) / 2
+        here = spent(middle)
+        if here > target:
+            low = middle
+        else:
+            high, best = middle, here
+    return high
+
+
 def _ask(mechanism: str, history: list[tuple[float, float, int]], **how: float) -> float:
     """Returns an Opacus accountant's epsilon without its advice on RDP orders."""
     accountant: IAccountant = create_accountant(mechanism=mechanism)

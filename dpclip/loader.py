@@ -11,7 +11,14 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from dpclip.pieces import Draw, Piece, cut, piece_of
 from dpclip.types import Divisor, Grouping, Members
@@ -164,8 +171,8 @@ def check_loader(loader: DataLoader[Any], grouping: Grouping) -> None:
         )
     if loader.batch_size is None and loader.batch_sampler is None:
         raise ValueError("The DataLoader has batch_size=None. Give it the expected batch size.")
-    if len(loader.dataset) == 0:  # type: ignore[arg-type]
-        raise ValueError("The data set is empty.")
+    if len(loader.dataset) == 0 or len(loader) == 0:  # type: ignore[arg-type]
+        raise ValueError("The loader has no batch: its data set is empty, or drop_last drops it.")
     if loader.batch_size is not None and loader.batch_size < grouping.minimum:
         raise ValueError(
             f"The batch size {loader.batch_size} is smaller than {grouping.label} needs "
@@ -174,7 +181,19 @@ def check_loader(loader: DataLoader[Any], grouping: Grouping) -> None:
 
 
 def sample_rate(loader: DataLoader[Any]) -> float:
-    """Returns q = expected logical batch size / N, at most 1."""
+    """Returns q = expected logical batch size / N, at most 1.
+
+    Raises:
+        ValueError: no expected batch size, or a sampler that picks or weighs records, which
+            Poisson sampling over the whole data set would ignore.
+    """
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    if sampler is not None and type(sampler) not in (SequentialSampler, RandomSampler):
+        raise ValueError(
+            f"The loader's {type(sampler).__name__} would be ignored: Poisson sampling draws every "
+            "record of the data set alike. Use torch.utils.data.Subset to leave records out, or "
+            "pass poisson_sampling=False."
+        )
     size = loader.batch_size
     if size is None:
         size = int(getattr(loader.batch_sampler, "batch_size", 0))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from dpclip.hooks import Unit
+from dpclip.units import Unit
 
 _MEANING = {
     "dpclip": "batched product",

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from opacus.accountants.utils import get_noise_multiplier
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from dpclip.engine import Diagnostics, Engine
 from dpclip.grouping import per_sample
-from dpclip.ledger import Ledger, check_accountant
+from dpclip.ledger import Ledger, check_accountant, noise_for
 from dpclip.loader import GivenBatches, PoissonBatches, PrivateLoader, check_loader, sample_rate
 from dpclip.noise import gaussian
 from dpclip.plan import plan_table
 from dpclip.refusals import check_model, check_noise, check_numbers, warn_by_position
+from dpclip.sensitivity import claim
 from dpclip.types import Grouping, Noise, Weighting
 from dpclip.weighting import clip
 
@@ -93,32 +93,17 @@ class PrivacyEngine:
         assert weighting is not None
         check_model(module, optimizer)
         check_loader(data_loader, grouping)
+        shapes = [p.shape for p in module.parameters() if p.requires_grad]
+        claimed = claim(grouping.facts, weighting.facts(weighting.init(shapes)))
+        check_noise(noise_multiplier, weighting, claimed.noise_scale)
+        if noise_multiplier > 0 and grouping.facts.radii is None:
+            warnings.warn(warn_by_position(grouping), stacklevel=2)
 
         records = len(data_loader.dataset)  # type: ignore[arg-type]
         rate = sample_rate(data_loader) if poisson_sampling else None
         divisor = grouping.divisor(rate, records) if rate is not None else None
         device = next(p for p in module.parameters() if p.requires_grad).device
         draws, slots, noises = (_generator(s) for s in self._seeds.spawn(3))
-        engine = Engine(
-            module,
-            optimizer,
-            grouping=grouping,
-            weighting=weighting,
-            noise=noise,
-            noise_multiplier=noise_multiplier,
-            loss_reduction=loss_reduction,
-            divisor=divisor,
-            ledger=Ledger(self._accountant, rate),
-            generators=(slots, _moved(noises, device)),
-            batch_first=batch_first,
-        )
-        try:
-            check_noise(noise_multiplier, weighting, engine.claim().noise_scale)
-        except ValueError:
-            engine.close()
-            raise
-        if noise_multiplier > 0 and grouping.facts.radii is None:
-            warnings.warn(warn_by_position(grouping), stacklevel=2)
         batches: PoissonBatches | GivenBatches
         if rate is not None:
             unit = grouping.key if grouping.facts.unit == "user" else None
@@ -138,6 +123,19 @@ class PrivacyEngine:
             batches = GivenBatches(
                 data_loader.batch_sampler, grouping, count, max_physical_batch, draws
             )
+        engine = Engine(
+            module,
+            optimizer,
+            grouping=grouping,
+            weighting=weighting,
+            noise=noise,
+            noise_multiplier=noise_multiplier,
+            loss_reduction=loss_reduction,
+            divisor=divisor,
+            ledger=Ledger(self._accountant, rate),
+            generators=(slots, _moved(noises, device)),
+            batch_first=batch_first,
+        )
         self._engine = engine
         self._draws = draws
         return module, optimizer, PrivateLoader(data_loader, batches, engine.expect)
@@ -164,42 +162,36 @@ class PrivacyEngine:
         Raises:
             ValueError: as make_private, or a grouping and weighting that support no epsilon.
         """
-        steps = epochs * len(data_loader)
-        sigma = get_noise_multiplier(
-            target_epsilon=target_epsilon,
-            target_delta=target_delta,
-            sample_rate=sample_rate(data_loader),
-            steps=steps,
-            accountant=self._accountant,
-        )
-        made = self.make_private(
-            module=module,
-            optimizer=optimizer,
-            data_loader=data_loader,
-            noise_multiplier=sigma,
-            max_grad_norm=max_grad_norm,
-            grouping=grouping,
-            weighting=weighting,
-            noise=noise,
-            loss_reduction=loss_reduction,
-            batch_first=batch_first,
-            max_physical_batch=max_physical_batch,
-        )
-        claimed = self._private.claim()
+        check_numbers(0.0, max_grad_norm, weighting, loss_reduction, max_physical_batch)
+        rule = clip(max_grad_norm) if max_grad_norm is not None else weighting
+        assert rule is not None
+        shapes = [p.shape for p in module.parameters() if p.requires_grad]
+        claimed = claim(grouping.facts, rule.facts(rule.init(shapes)))
         if claimed.sensitivity is None:
-            self.close()
             raise ValueError(
                 f"target_epsilon={target_epsilon} cannot be met. {claimed.because} Use "
                 'per_sample(), slots="random" or slots="fixed" with a local weighting such as '
                 "clip(C)."
             )
         if claimed.count_shift:
-            self.close()
             raise ValueError(
                 "target_epsilon with a noised quantile is not solved for; choose noise_multiplier "
                 "yourself and read get_epsilon."
             )
-        return made
+        check_loader(data_loader, grouping)
+        rate, steps = sample_rate(data_loader), epochs * len(data_loader)
+        return self.make_private(
+            module=module,
+            optimizer=optimizer,
+            data_loader=data_loader,
+            noise_multiplier=noise_for(self._accountant, target_epsilon, target_delta, rate, steps),
+            weighting=rule,
+            grouping=grouping,
+            noise=noise,
+            loss_reduction=loss_reduction,
+            batch_first=batch_first,
+            max_physical_batch=max_physical_batch,
+        )
 
     @property
     def _private(self) -> Engine:

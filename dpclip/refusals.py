@@ -16,7 +16,8 @@ def check_model(module: Any, optimizer: Any) -> None:
 
     Raises:
         TypeError: not a module or not one optimizer.
-        ValueError: batch norm, distributed wrappers, eval mode, parameters that do not match.
+        ValueError: layers that cannot be made private, distributed wrappers, eval mode, parameters
+            that do not match.
     """
     if isinstance(optimizer, (list, tuple)):
         raise TypeError(
@@ -38,17 +39,29 @@ def check_model(module: Any, optimizer: Any) -> None:
         raise ValueError("FSDP is not supported yet: parameters must be whole on this process.")
     if not module.training:
         raise ValueError("The model is in eval mode. Call model.train() before make_private.")
-    _check_mixing(module)
+    _check_layers(module)
     _check_parameters(module, optimizer)
 
 
-def _check_mixing(module: nn.Module) -> None:
+def _check_layers(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
                 f"{name or 'the model'} is a {type(layer).__name__}, which mixes the samples of a "
                 "batch, so no sample has a gradient of its own. Use GroupNorm, e.g. "
                 "model = opacus.validators.ModuleValidator.fix(model)."
+            )
+        if getattr(layer, "max_norm", None) is not None:
+            raise ValueError(
+                f"{name or 'the model'} is a {type(layer).__name__} with max_norm, which rescales "
+                "the rows of the tokens it sees during the forward, outside of clipping and noise. "
+                "Build it with max_norm=None."
+            )
+        if nn.utils.parametrize.is_parametrized(layer):
+            raise ValueError(
+                f"{name or 'the model'} is parametrized (weight_norm, spectral_norm, ...): its "
+                "weight is computed once for all samples, so no layer sees a gradient per sample. "
+                "Remove it with torch.nn.utils.parametrize.remove_parametrizations."
             )
         if getattr(layer, "track_running_stats", False):
             raise ValueError(
@@ -75,9 +88,9 @@ def _check_parameters(module: nn.Module, optimizer: Optimizer) -> None:
             "the model, which would be updated without clipping or noise. Build it from "
             "model.parameters()."
         )
-    large = [n for p, n in mine.items() if p.is_complex() or p.is_sparse]
-    if large:
-        raise ValueError(f"Complex or sparse parameters are not supported: {', '.join(large)}.")
+    odd = [n for p, n in mine.items() if p.is_complex() or p.is_sparse]
+    if odd:
+        raise ValueError(f"Complex or sparse parameters are not supported: {', '.join(odd)}.")
 
 
 def check_numbers(

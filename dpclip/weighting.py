@@ -140,7 +140,9 @@ def quantile(
     def finish(state: State, generator: torch.Generator | None) -> State:
         tally = state["tally"]
         if count_noise is not None:
-            tally = tally + count_noise * torch.randn((), generator=generator)
+            device = None if generator is None else generator.device
+            noise = torch.randn((), generator=generator, device=device)
+            tally = tally + count_noise * noise.to(tally)
         fraction = (tally / state["divisor"] + 0.5).clamp(0.0, 1.0)
         steered = state["bound"] * torch.exp(-rate * (fraction - q))
         return start(steered)

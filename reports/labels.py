@@ -64,7 +64,7 @@ def _boxes(axes: Axes, canvas: FigureCanvasAgg, label: Label, spots: Sequence[Sp
     The text is measured once, at its point, and shifted: measuring is slow.
     """
     annotation = _annotate(axes, label, (0.0, (1, 1)))
-    renderer = cast(RendererAgg, canvas.get_renderer())  # type: ignore[no-untyped-call]
+    renderer = cast(RendererAgg, canvas.get_renderer())
     annotation.update_positions(renderer)
     box = Text.get_window_extent(annotation, renderer)
     annotation.remove()

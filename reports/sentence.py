@@ -51,8 +51,6 @@ def _alone(others: Sequence[Row]) -> list[str]:
 def _compared(base: Row, others: Sequence[Row]) -> list[str]:
     exposure = exposure_of(base)
     clauses = [_unclipped(exposure)]
-    if not exposure.known:
-        return clauses
     if others and exposure.low > NULL_EXPOSURE:
         clauses.append(_reduction(base, others))
     raised = [line for line in others if exposure_of(line).above(exposure)]
@@ -72,8 +70,8 @@ def _unclipped(exposure: Interval) -> str:
         )
     if exposure.contains(NULL_EXPOSURE):
         return (
-            f"unclipped training shows no memorization of canaries seen once "
-            f"({exposure} bits, null {null}), so there is none for clipping to reduce"
+            "unclipped training shows no memorization of canaries seen once that can be told from "
+            f"the null ({exposure} bits, null {null}), so no arm can be shown to reduce it"
         )
     if exposure.high < NULL_EXPOSURE:
         return (

@@ -1,1 +1,5 @@
-"""tasks."""
+"""Tasks: data, model and loss in one value. `--task digits | text | module:function`."""
+
+from audits.tasks.task import Draw, Family, Space, Task
+
+__all__ = ["Draw", "Family", "Space", "Task"]

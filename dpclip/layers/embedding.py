@@ -1,10 +1,11 @@
-"""Group rows of nn.Embedding."""
+"""Group rows of nn.Embedding and nn.EmbeddingBag."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from dpclip.groups import Groups, kept_rows
@@ -25,18 +26,77 @@ def embedding_rows(
         ValueError: scale_grad_by_freq, which lets the other samples scale a sample's gradient.
     """
     layer = cast(nn.Embedding, module)
+    _check_frequency(layer)
+    ids, g = kept_rows(inputs[0], groups), kept_rows(gout, groups)
+    lead = len(groups.index)
+    group = groups.index.to(ids.device).view(lead, 1).expand(lead, ids[0].numel())
+    return _added(layer, group.reshape(-1), ids.reshape(-1), g, groups.count)
+
+
+def bag_rows(
+    module: nn.Module, inputs: Sequence[Tensor], gout: Tensor, groups: Groups
+) -> dict[nn.Parameter, Tensor]:
+    """Returns weight rows [G, V, d] of an EmbeddingBag in mode "sum" or "mean".
+
+    (The sampler of Opacus 1.6 counts an id that a bag holds twice once.)
+
+    Args:
+        module: the nn.EmbeddingBag.
+        inputs: ids [B, T], or ids [I] and offsets [B]; then the weights of the ids, if any.
+        gout: [B, d].
+        groups: the groups of the B bags.
+
+    Raises:
+        ValueError: mode "max", scale_grad_by_freq or include_last_offset.
+    """
+    layer = cast(nn.EmbeddingBag, module)
+    _check_frequency(layer)
+    if layer.mode == "max" or layer.include_last_offset:
+        raise ValueError(
+            "EmbeddingBag with mode='max' or include_last_offset=True is not supported. Use "
+            "mode='sum' or 'mean', without include_last_offset."
+        )
+    ids, bags = inputs[0], len(gout)
+    if ids.dim() == 2:
+        bag = torch.arange(bags, device=ids.device).repeat_interleave(ids.shape[1])
+    else:
+        bag = torch.bucketize(
+            torch.arange(len(ids), device=ids.device), inputs[1].contiguous(), right=True
+        ).sub(1)
+    ids = ids.reshape(-1)
+    weights = next((t.reshape(-1) for t in inputs[1:] if t.is_floating_point()), None)
+    counted = torch.ones_like(ids, dtype=gout.dtype)
+    if layer.padding_idx is not None:
+        counted = (ids != layer.padding_idx).to(gout.dtype)
+    if layer.mode == "mean":
+        held = gout.new_zeros(bags).index_add_(0, bag, counted)
+        counted = counted / held.clamp(min=1)[bag]
+    # Group -1 for the padding rows of a batch, which are left out before any arithmetic.
+    of_bag = torch.full_like(bag[:1], -1).expand(bags).clone()
+    kept = torch.arange(bags) if groups.keep is None else groups.keep
+    of_bag[kept.to(ids.device)] = groups.index.to(ids.device)
+    group = of_bag[bag]
+    real = group >= 0
+    g = gout[bag] * (counted if weights is None else counted * weights)[:, None]
+    return _added(layer, group[real], ids[real], g[real], groups.count)
+
+
+def _check_frequency(layer: nn.Embedding | nn.EmbeddingBag) -> None:
     if layer.scale_grad_by_freq:
         raise ValueError(
-            "Embedding(scale_grad_by_freq=True) scales each sample's gradient by how often the "
-            "whole batch uses a token, so no per-group gradient exists. Turn it off."
+            f"{type(layer).__name__}(scale_grad_by_freq=True) scales each sample's gradient by how "
+            "often the whole batch uses a token, so no per-group gradient exists. Turn it off."
         )
-    ids, g = kept_rows(inputs[0], groups), kept_rows(gout, groups)
+
+
+def _added(
+    layer: nn.Embedding | nn.EmbeddingBag, group: Tensor, ids: Tensor, g: Tensor, count: int
+) -> dict[nn.Parameter, Tensor]:
+    """Returns rows [G, V, d]: g [I, d] added up by group [I] and id [I]."""
     words, width = layer.weight.shape
-    lead = len(groups.index)
-    group = groups.index.to(ids.device).view(lead, 1)
-    flat = (group * words + ids.reshape(lead, -1)).reshape(-1)
-    rows = g.new_zeros(groups.count * words, width).index_add_(0, flat, g.reshape(-1, width))
-    rows = rows.view(groups.count, words, width)
+    rows = g.new_zeros(count * words, width)
+    rows.index_add_(0, group * words + ids, g.reshape(-1, width))
+    rows = rows.view(count, words, width)
     if layer.padding_idx is not None:
         rows[:, layer.padding_idx] = 0
     return {cast(nn.Parameter, layer.weight): rows}

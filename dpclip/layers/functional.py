@@ -67,6 +67,7 @@ class Call:
         gouts: gradient of the loss by each output.
         in_axes: batch axis of each leaf, None for one without.
         out_axes: batch axis of each output.
+        autocast: (device type, dtype, enabled) of the forward.
     """
 
     module: nn.Module
@@ -78,11 +79,13 @@ class Call:
     gouts: Sequence[Tensor]
     in_axes: Sequence[int | None]
     out_axes: Sequence[int]
+    autocast: tuple[str, torch.dtype, bool]
 
     def run(self, leaves: Sequence[Any], weights: dict[str, Tensor]) -> list[Tensor]:
         """Returns the used outputs for other inputs and weights."""
         args, kwargs = pytree.tree_unflatten(list(leaves), self.spec)
-        with swapped(self.module, weights):
+        device, dtype, enabled = self.autocast
+        with torch.autocast(device, dtype, enabled), swapped(self.module, weights):
             outputs = float_tensors(self.module(*args, **kwargs))
         return [outputs[i] for i in self.used]
 

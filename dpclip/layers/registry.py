@@ -8,7 +8,7 @@ from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
 from dpclip.groups import Groups, kept_rows, segment_sum
-from dpclip.layers.embedding import embedding_rows
+from dpclip.layers.embedding import bag_rows, embedding_rows
 from dpclip.layers.linear import linear_rows
 
 Rows = dict[nn.Parameter, Tensor]
@@ -18,6 +18,7 @@ Rule = Callable[[nn.Module, Sequence[Tensor], Tensor, Groups], Rows]
 GROUP_RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: linear_rows,
     nn.Embedding: embedding_rows,
+    nn.EmbeddingBag: bag_rows,
 }
 """Rules that need less than the B per-sample gradients of a layer. Exact types only: a subclass
 may have another forward."""
@@ -40,10 +41,16 @@ def _sampled_rows(
 
     Memory: B samples of this layer for the moment, G rows after.
     """
-    samples = GradSampleHooks.GRAD_SAMPLERS[type(module)](module, list(inputs), gout)
+    # Opacus' unfold reads strides as if the tensor were contiguous (channels_last is not).
+    given = [t.contiguous() for t in inputs]
+    samples = GradSampleHooks.GRAD_SAMPLERS[type(module)](module, given, gout.contiguous())
     return {p: segment_sum(kept_rows(sample, groups), groups) for p, sample in samples.items()}
 
 
 def _trusted(module: nn.Module) -> bool:
-    """Returns False for the settings that Opacus' samplers ignore (they pad with zeros only)."""
-    return getattr(module, "padding_mode", "zeros") == "zeros"
+    """Returns False for settings that Opacus' samplers ignore or fail on."""
+    if isinstance(module, nn.modules.conv._ConvNd):  # they pad with zeros only
+        named = isinstance(module.padding, str) and isinstance(module, nn.Conv3d)
+        return module.padding_mode == "zeros" and not named
+    # They read layer.bias.requires_grad.
+    return not (isinstance(module, nn.LayerNorm) and module.bias is None)

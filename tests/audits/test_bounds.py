@@ -58,7 +58,7 @@ def test_per_record_rescales_delta() -> None:
     assert bounds.per_record(pure, 4).delta == 0
     bound = bounds.steinke(canaries=100, guesses=100, correct=90, delta=1e-4)
     one = bounds.per_record(bound, 4)
-    assert one.epsilon == bound.epsilon / 4
+    assert (one.epsilon, one.ceiling) == (bound.epsilon / 4, bound.ceiling / 4)
     assert one.delta * sum(math.exp(j * one.epsilon) for j in range(4)) == pytest.approx(1e-4)
     none = bounds.per_record(dataclasses.replace(bound, epsilon=0.0), 4)
     assert (none.epsilon, none.delta) == (0, 1e-4 / 4)

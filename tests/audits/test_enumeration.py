@@ -85,7 +85,8 @@ def test_losses_are_those_of_a_distribution() -> None:
 @given(st.data())
 def test_index_counts_fillings_in_order(data: st.DataObject) -> None:
     hole = st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True)
-    slots = data.draw(st.lists(st.one_of(hole, st.integers(0, 11)), max_size=4)) + [data.draw(hole)]
+    some = data.draw(st.lists(st.one_of(hole, st.integers(0, 11)), max_size=4))
+    slots = [*some, data.draw(hole)]
     alphabets = [slot for slot in slots if not isinstance(slot, int)]
     fillings = list(itertools.product(*alphabets))
     assert [index_of(slots, filling) for filling in fillings] == list(range(space_size(slots)))

@@ -86,6 +86,21 @@ def test_a_failure_leaves_the_earlier_files_whole(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_no_file_is_replaced_but_by_renaming(
+    tmp_path: Path, sweep: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, sweep, PROVENANCE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupted(*_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, sweep[:3], PROVENANCE)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_rows_that_cannot_be_summarized_leave_nothing_behind(
     tmp_path: Path, sweep: list[Row]
 ) -> None:

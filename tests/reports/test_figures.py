@@ -6,6 +6,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from reports.arms import COLORS
 from reports.figures import exposure_by_repetition, exposure_histogram, trade_off
@@ -58,14 +60,19 @@ def test_the_legend_names_only_what_occurs(row: MakeRow) -> None:
     assert legend_texts(trade_off(summarize([row()]))) == ["no clipping"]
 
 
-def test_labels_do_not_cover_each_other(sweep: list[Row]) -> None:
-    frame = summarize(sweep)
+def test_labels_do_not_cover_each_other(sweep: list[Row], row: MakeRow) -> None:
+    point = {"exposure": 3.2, "exp_low": 3.0, "exp_high": 3.4, "acc": 0.95}
+    rule = {"clip": "sample", "weighting": "clip"}
+    twins = [row(**rule, **point, C=bound) for bound in (3.0, 4.0, 5.0)]
+    frame = summarize([*sweep, *twins])
     figure = trade_off(frame)
+    figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     named = [found for found in figure.axes[0].texts if found.get_text() in set(frame["arm"])]
-    boxes = [found.get_window_extent(renderer) for found in named]
-    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
-    assert not any(a.overlaps(b) for a, b in pairs)
+    boxes = [Text.get_window_extent(found, renderer) for found in named]  # without its line
+    common = [Bbox.intersection(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+    areas = [box.width * box.height for box in common if box is not None]
+    assert sum(areas) < 0.02 * sum(box.width * box.height for box in boxes)
 
 
 def test_better_is_always_up(row: MakeRow) -> None:

@@ -61,3 +61,9 @@ def test_the_null_range_holds_its_level() -> None:
     draws = np.random.default_rng(0).exponential(1 / math.log(2), size=(4000, 20)).mean(axis=1)
     low, high = null_range(20, level=0.05)
     assert np.mean((draws < low) | (draws > high)) == pytest.approx(0.05, abs=0.012)
+
+
+def test_few_references_shift_the_range_to_their_mean() -> None:
+    limit, few = null_range(10, level=0.05), null_range(10, level=0.05, references=99)
+    assert few[0] - limit[0] == pytest.approx(1.396206 - 1.442695, abs=1e-6)
+    assert few[1] - limit[1] == pytest.approx(1.396206 - 1.442695, abs=1e-6)

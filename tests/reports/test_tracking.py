@@ -1,5 +1,7 @@
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import pytest
 from reports.arms import COLORS
 from reports.rows import Row
 from reports.tracking import (
+    CHUNK,
+    TAG_LIMIT,
     Experiment,
     ended,
     fail,
@@ -81,10 +85,23 @@ def test_a_task_with_a_slash_is_refused(store: Path) -> None:
         open_experiment(store, "my/task")
 
 
-def test_telemetry_is_off(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow.telemetry.utils import is_telemetry_disabled
-
-    assert is_telemetry_disabled()
+def test_telemetry_is_off_before_mlflow_is_imported(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    check = """if True:
+        import os, pathlib, sys
+        class Spy:
+            def find_spec(self, name, path=None, target=None):
+                if name == "mlflow":
+                    print(os.environ.get("MLFLOW_DISABLE_TELEMETRY"))
+        sys.meta_path.insert(0, Spy())
+        from reports.tracking import open_experiment
+        open_experiment(pathlib.Path(sys.argv[1]), "digits")
+    """
+    command = [sys.executable, "-c", check, str(store)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["true"]
 
 
 def test_a_run_is_named_and_has_only_params_that_vary_or_identify(
@@ -265,3 +282,15 @@ def test_children_are_found_under_their_sweep(experiment: Experiment, sweep: lis
     wanted = f"tags.`mlflow.parentRunId` = '{sweep_id}'"
     found = experiment.client.search_runs([experiment.id], filter_string=wanted)
     assert sorted(run.info.run_name for run in found) == ["none seed0", "none seed1", "none seed2"]
+
+
+def test_requests_stay_within_what_mlflow_accepts() -> None:
+    from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_TAG_VAL_LENGTH
+
+    assert CHUNK <= MAX_METRICS_PER_BATCH
+    assert TAG_LIMIT <= MAX_TAG_VAL_LENGTH
+
+
+def test_a_long_guarantee_is_cut_to_what_a_tag_holds(experiment: Experiment, row: MakeRow) -> None:
+    run = experiment.client.get_run(log_run(experiment, row(guarantee="x" * 9000)))
+    assert len(run.data.tags["dpclip.guarantee"]) == TAG_LIMIT

@@ -1,0 +1,117 @@
+"""What a task is: data, a model, a loss for each record, a measure of utility, canary recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+
+Draw = Callable[[int, np.random.Generator], Sequence[Any]]
+"""(n, rng) -> n records of one recipe, independent and alike, laid out like training records."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """All fillings of a secret format, scored one by one.
+
+    Attributes:
+        losses: model -> [|R|] loss of every filling.
+        number: record -> which filling it is.
+    """
+
+    losses: Callable[[nn.Module], Tensor]
+    number: Callable[[Any], int]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A recipe for canaries.
+
+    Attributes:
+        draw: the recipe. Canaries and references come from it in one call, so they are
+            exchangeable; exposure rests on that.
+        losses: (model, batch) -> [B], low where the model knows the record; the loss of the
+            secret part alone where there is one.
+        references: how many held-out records a canary is ranked among (unless `space` is given).
+        space: all candidates, for exact ranks.
+    """
+
+    draw: Draw
+    losses: Callable[[nn.Module, Any], Tensor]
+    references: int = 1000
+    space: Space | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, model, loss and utility, and how to train by default.
+
+    Attributes:
+        name: used in experiment names.
+        metric: acc, wer, cer or ppl.
+        train: training records.
+        validation: for choosing the learning rate.
+        test: for reporting.
+        model: seed -> a fresh model, the same for the same seed.
+        losses: (model, batch) -> [B] loss of each record by itself; training uses the mean.
+        evaluate: (model, records) -> the metric.
+        optimizer: (parameters, lr) -> the optimizer.
+        batch_size: expected logical batch.
+        epochs: passes over the training records.
+        lr: learning rate where none is searched for.
+        lrs: grid of the learning-rate search.
+        families: name -> recipe.
+        collate: the data loader's collate function, None for torch's own.
+        facts: what else a report should say of the data.
+    """
+
+    name: str
+    metric: str
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+    model: Callable[[int], nn.Module]
+    losses: Callable[[nn.Module, Any], Tensor]
+    evaluate: Callable[[nn.Module, Dataset[Any]], float]
+    optimizer: Callable[[Iterable[nn.Parameter], float], Optimizer]
+    batch_size: int
+    epochs: int
+    lr: float
+    lrs: tuple[float, ...]
+    families: Mapping[str, Family] = field(default_factory=dict)
+    collate: Callable[[list[Any]], Any] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger metric is a better model."""
+        return self.metric == "acc"
+
+
+def batches(records: Any, collate: Callable[[list[Any]], Any] | None, size: int = 512) -> Any:
+    """Returns a loader over records in order, for scoring."""
+    return DataLoader(records, batch_size=size, collate_fn=collate)
+
+
+@torch.no_grad()
+def scores(
+    model: nn.Module,
+    records: Any,
+    losses: Callable[[nn.Module, Any], Tensor],
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> NDArray[np.float64]:
+    """Returns [n] losses of records by a model in eval mode; its mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        parts = [losses(model, batch).double() for batch in batches(records, collate)]
+    finally:
+        model.train(training)
+    return torch.cat(parts).numpy() if parts else np.empty(0)

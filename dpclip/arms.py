@@ -1,0 +1,196 @@
+"""Arms of a sweep: words on the command line, and the groupings and weightings they stand for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from dpclip.grouping import micro_batches, per_core, per_sample
+from dpclip.types import Grouping, Weighting
+from dpclip.weighting import clip, clip_to_min, normalize, per_layer, quantile, uniform
+
+GROUPINGS = "none, sample, microbatch:B[:random], core:N[:fixed]"
+WEIGHTINGS = "clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min"
+
+
+Lists = tuple[str, str, str]
+"""Comma-separated groupings, weightings and noise multipliers; every combination is meant."""
+
+DEFAULTS: dict[str, tuple[Lists, ...]] = {
+    "digits": (
+        ("none", "min", "0"),
+        ("sample,microbatch:4,microbatch:16,core:8,core:2", "clip:0.1,min", "0"),
+        ("sample", "clip:0.1", "0.5"),
+    ),
+    "text": (
+        ("none", "min", "0"),
+        ("sample", "clip:0.5", "0,0.1,0.5"),
+        ("microbatch:8", "min", "0"),
+    ),
+}
+_ANY_TASK: tuple[Lists, ...] = (("none,sample", "clip:1.0", "0"),)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        clip: none, sample, microbatch or core.
+        size: samples per micro-batch, or cores; 1 for sample; None for none.
+        slots: position, random or fixed.
+        weighting: none, clip, per_layer, normalize, quantile or min.
+        number: the weighting's number (C, gamma, q), or None.
+        sigma: noise multiplier.
+    """
+
+    clip: str
+    size: int | None
+    slots: str
+    weighting: str
+    number: float | None
+    sigma: float
+
+    @property
+    def label(self) -> str:
+        """The arm as it is written on the command line."""
+        size = "" if self.clip in ("none", "sample") else f":{self.size}"
+        slots = "" if self.slots == "position" else f":{self.slots}"
+        rule = "" if self.clip == "none" else f" {self.weighting}"
+        number = "" if self.number is None else f":{self.number:g}"
+        noise = f" noise {self.sigma:g}" if self.sigma else ""
+        return f"{self.clip}{size}{slots}{rule}{number}{noise}"
+
+    @property
+    def columns(self) -> dict[str, str | int | float | None]:
+        """The columns of the flat dict that say which arm a run belongs to."""
+        return {
+            "clip": self.clip,
+            "weighting": self.weighting,
+            "C": self.number if self.weighting in ("clip", "per_layer") else None,
+            "sigma": self.sigma,
+            "mb": self.size,
+            "slots": self.slots,
+        }
+
+    def grouping(self) -> Grouping:
+        """Returns the grouping; no clipping is one group with weight one, which is plain SGD."""
+        if self.clip == "none":
+            return per_core(1)
+        if self.clip == "sample":
+            return per_sample()
+        assert self.size is not None
+        if self.clip == "core":
+            return per_core(self.size, slots="fixed" if self.slots == "fixed" else "position")
+        return micro_batches(self.size, slots="random" if self.slots == "random" else "position")
+
+    def rule(self) -> Weighting:
+        """Returns the weighting."""
+        if self.weighting == "none":
+            return uniform()
+        if self.weighting == "min":
+            return clip_to_min()
+        assert self.number is not None
+        return _RULES[self.weighting](self.number)
+
+
+_RULES: dict[str, Callable[[float], Weighting]] = {
+    "clip": clip,
+    "per_layer": lambda bound: per_layer(clip(bound)),
+    "normalize": normalize,
+    "quantile": quantile,
+}
+
+
+def arms_of(groupings: str, weightings: str, noises: str) -> tuple[list[Arm], list[str]]:
+    """Returns the arms of a product of lists, and the combinations left out, each with a reason.
+
+    Args:
+        groupings: comma-separated, of `GROUPINGS`.
+        weightings: comma-separated, of `WEIGHTINGS`.
+        noises: comma-separated noise multipliers.
+
+    Raises:
+        ValueError: a word that is not in the list.
+    """
+    arms: dict[Arm, None] = {}
+    skipped: dict[str, None] = {}
+    words = (_words(groupings, "grouping"), _words(weightings, "weighting"))
+    for group, rule, sigma in product(
+        *words, [_number(n, "noise") for n in _words(noises, "noise")]
+    ):
+        clip_, size, slots = _grouping(group)
+        weighting, number = _weighting(rule)
+        if sigma < 0:
+            raise ValueError(f"noise {sigma:g}: expected a noise multiplier >= 0.")
+        if clip_ == "none":
+            weighting, number = "none", None
+        if sigma > 0 and weighting in ("none", "min"):
+            what = "none" if clip_ == "none" else f"{group} {rule}"
+            why = "no group is bounded by itself, so noise would have no scale"
+            skipped[f"{what} noise {sigma:g}: {why}"] = None
+            continue
+        arm = Arm(clip_, size, slots, weighting, number, sigma)
+        _ = arm.grouping(), arm.rule()  # a number out of range is refused here, not in a worker
+        arms[arm] = None
+    if not arms:
+        raise ValueError("No combination of --grouping, --weighting and --noise makes sense.")
+    return list(arms), list(skipped)
+
+
+def _words(text: str, what: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise ValueError(f"--{what} is empty.")
+    return words
+
+
+def _grouping(word: str) -> tuple[str, int | None, str]:
+    name, *rest = word.split(":")
+    slots = {"microbatch": "random", "core": "fixed"}.get(name, "")
+    if name in ("none", "sample") and not rest:
+        return name, 1 if name == "sample" else None, "position"
+    if slots and len(rest) in (1, 2) and rest[0].isdigit() and rest[1:] in ([], [slots]):
+        return name, int(rest[0]), rest[1] if len(rest) > 1 else "position"
+    raise ValueError(f"Unknown grouping {word!r}: expected one of {GROUPINGS}.")
+
+
+def _weighting(word: str) -> tuple[str, float | None]:
+    name, *rest = word.split(":")
+    if name == "min" and not rest:
+        return "min", None
+    if name in _RULES and len(rest) == 1:
+        return name, _number(rest[0], "weighting")
+    raise ValueError(f"Unknown weighting {word!r}: expected one of {WEIGHTINGS}.")
+
+
+def _number(word: str, what: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        raise ValueError(f"--{what}: {word!r} is not a number.") from None
+    if not math.isfinite(value):
+        raise ValueError(f"--{what}: {word!r} is not finite.")
+    return value
+
+
+def lists_of(
+    task: str, grouping: str | None, weighting: str | None, noise: str | None
+) -> tuple[Lists, ...]:
+    """Returns what was asked for; the task's own list of arms if nothing was."""
+    if grouping is weighting is noise is None:
+        return DEFAULTS.get(task, _ANY_TASK)
+    return ((grouping or "none,sample", weighting or "clip:1.0", noise or "0"),)
+
+
+def together(lists: Sequence[Lists]) -> tuple[list[Arm], list[str]]:
+    """Returns the arms of several products, in order and without repetition."""
+    arms: dict[Arm, None] = {}
+    skipped: list[str] = []
+    for groupings, weightings, noises in lists:
+        more, without = arms_of(groupings, weightings, noises)
+        arms |= dict.fromkeys(more)
+        skipped += without
+    return list(arms), skipped

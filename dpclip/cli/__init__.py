@@ -1,0 +1,49 @@
+"""The command line, and the one place where the four packages meet."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dpclip.cli.errors import Contradicted, Usage
+from dpclip.cli.options import parse
+
+_HOME = {
+    "demo": "sweep",
+    "audit": "sweep",
+    "train": "train",
+    "compare": "looking",
+    "ui": "looking",
+    "doctor": "looking",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    0 ok, 1 failed, 2 usage, 3 an audit contradicts a claim, 4 optional dependency missing,
+    130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name, chosen = parse(words)
+    try:
+        command = getattr(import_module(f"dpclip.cli.{_HOME[name]}"), name)
+        command(chosen, shlex.join(["dpclip", *words]))
+    except Contradicted as error:
+        return _say(error, 3)
+    except Usage as error:
+        return _say(error, 2)
+    except ModuleNotFoundError as error:
+        return _say(f"{error}. Install it: pip install 'dpclip[speech]'", 4)
+    except KeyboardInterrupt:
+        return _say("interrupted; finished runs are kept, the same command goes on", 130)
+    except RuntimeError as error:
+        return _say(error, 1)
+    return 0
+
+
+def _say(what: object, code: int) -> int:
+    print(f"dpclip: {what}", file=sys.stderr)
+    return code

@@ -1,0 +1,106 @@
+"""Finished results into MLflow, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from audits.sweep import Cell, Result
+from reports import shared_settings
+from reports.document import png
+from reports.figures import exposure_histogram
+from reports.tracking import Experiment, ended, finish, log_run, open_experiment, start_sweep
+from reports.ui import runs_link
+
+_PACKAGES = ("dpclip", "torch", "opacus", "numpy", "mlflow")
+
+
+def log_sweep(
+    store: Path,
+    task: str,
+    cells: Sequence[Cell],
+    results: Sequence[Result],
+    files: Sequence[Path],
+    note: str,
+) -> str:
+    """Logs a parent run and one child for each cell, and returns the link to them.
+
+    The same sweep is logged once: its ids are kept in the store.
+    """
+    experiment = open_experiment(store, _named(task))
+    memory = store / "logged.json"
+    known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
+    sweep = hashlib.sha256(" ".join(cell.key for cell in cells).encode()).hexdigest()[:16]
+    if sweep not in known:
+        parent = start_sweep(experiment, f"sweep of {len(cells)} runs")
+        constant = shared_settings(result["row"] for result in results)
+        with ended(experiment, parent):
+            for cell, result in zip(cells, results, strict=True):
+                _log(experiment, cell, result, "audit", parent, constant)
+            finish(experiment, parent, note, files)
+        memory.write_text(json.dumps(known | {sweep: parent}))
+    return runs_link(experiment.id)
+
+
+def log_training(store: Path, task: str, cell: Cell, result: Result) -> str:
+    """Logs one training run and returns the link to it."""
+    experiment = open_experiment(store, _named(task))
+    _log(experiment, cell, result, "train", None, frozenset())
+    return runs_link(experiment.id)
+
+
+def _log(
+    experiment: Experiment,
+    cell: Cell,
+    result: Result,
+    kind: str,
+    parent: str | None,
+    constant: frozenset[str],
+) -> None:
+    row: Mapping[str, Any] = result["row"]
+    facts = {
+        "unit": "record",
+        "accountant": str(cell.config["accountant"]),
+        "sampling": "poisson",
+        "rng": "seeded",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        _artifacts(Path(folder), cell, result)
+        log_run(
+            experiment,
+            row,
+            kind=kind,
+            sweep_id=parent,
+            constant=constant,
+            facts=facts,
+            series=result["series"],
+            artifacts=Path(folder),
+        )
+
+
+def _artifacts(folder: Path, cell: Cell, result: Result) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(cell.config)))
+    env = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+    (folder / "env.json").write_text(json.dumps(env, indent=1))
+    if not result["canaries"]:
+        return
+    audit = folder / "audit"
+    audit.mkdir()
+    table = pd.DataFrame(result["canaries"])
+    table.to_csv(audit / "canaries.csv", index=False)
+    once = table[table.inserted & (table.repetitions == 1)].exposure
+    figure = exposure_histogram(once.tolist(), float(result["row"]["exp_ceiling"]))
+    (audit / "exposure.png").write_bytes(png(figure))
+
+
+def _named(task: str) -> str:
+    return task.replace("/", ".")

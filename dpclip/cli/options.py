@@ -1,0 +1,170 @@
+"""What each command can be told. Imports nothing, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains one arm without canaries and logs it.
+
+    Args:
+        task: digits, text, or module:function that returns an audits.tasks.Task.
+        grouping: none, sample, microbatch:B[:random] or core:N[:fixed].
+        weighting: clip:C, per_layer:C, normalize:GAMMA, quantile:Q or min.
+        noise: noise multiplier.
+        seed: of the model, the draws and the noise.
+        epochs: passes over the data; the task's own if not given.
+        batch_size: expected logical batch; the task's own if not given.
+        lr: learning rate; the task's own if not given.
+        delta: at which epsilon is reported.
+        accountant: prv or rdp.
+        store: folder for results.
+    """
+
+    task: str = "digits"
+    grouping: str = "sample"
+    weighting: str = "clip:1.0"
+    noise: float = 0.0
+    seed: int = 0
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    delta: float = 1e-5
+    accountant: str = "prv"
+    store: Path = Path("runs/train")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Trains every combination with canaries, measures memorization, and reports.
+
+    Args:
+        task: digits, text, or module:function that returns an audits.tasks.Task.
+        grouping: comma-separated: none, sample, microbatch:B[:random], core:N[:fixed]. Without
+            grouping, weighting and noise the task's own list of arms is run.
+        weighting: comma-separated: clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min.
+        noise: comma-separated noise multipliers.
+        seeds: runs per arm.
+        first_seed: the seeds are first_seed, first_seed + 1, ...
+        epochs: passes over the data; the task's own if not given.
+        batch_size: expected logical batch; the task's own if not given.
+        lr: learning rate of every arm; the task's own if not given.
+        search: picks each arm's learning rate from the task's grid, on validation data.
+        canaries: per repetition tier and family; a coin inserts about half of them.
+        references: held-out canaries of each family that an inserted one is ranked among.
+        families: comma-separated canary families of the task; all if not given.
+        secret: format of the text task's canaries, with {} for each secret letter.
+        alphabet: the letters.
+        delta: at which epsilon is reported.
+        accountant: prv or rdp.
+        alpha: failure probability of all lower bounds on epsilon together.
+        workers: processes; 0 for none beside this one.
+        store: folder for results; the same command continues there after an interruption.
+    """
+
+    task: str = "digits"
+    grouping: str | None = None
+    weighting: str | None = None
+    noise: str | None = None
+    seeds: int = 1
+    first_seed: int = 0
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    search: bool = False
+    canaries: int = 10
+    references: int = 1000
+    families: str | None = None
+    secret: str = "my pin is {}{}{}{}{}{}"
+    alphabet: str = "0123456789"
+    delta: float = 1e-5
+    accountant: str = "prv"
+    alpha: float = 0.05
+    workers: int = _cores()
+    store: Path = Path("runs/audit")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Audits scikit-learn's digits under every granularity: the main job in minutes.
+
+    Args:
+        seeds: runs per arm.
+        workers: processes.
+        store: folder for results.
+    """
+
+    seeds: int = 5
+    workers: int = _cores()
+    store: Path = Path("demo")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Prints the table of earlier sweeps.
+
+    Args:
+        stores: folders of earlier sweeps, comma-separated.
+    """
+
+    stores: str = "demo"
+
+
+@dataclass(frozen=True)
+class Ui:
+    """Serves a store in the MLflow UI on this machine.
+
+    Args:
+        store: folder of an earlier sweep.
+        port: of the server.
+    """
+
+    store: Path = Path("demo")
+    port: int = 5000
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Checks the installation."""
+
+
+Chosen = Train | Audit | Demo | Compare | Ui | Doctor
+
+_KINDS: dict[str, type[Chosen]] = {
+    "demo": Demo,
+    "train": Train,
+    "audit": Audit,
+    "compare": Compare,
+    "ui": Ui,
+    "doctor": Doctor,
+}
+
+
+def parse(words: Sequence[str]) -> tuple[str, Chosen]:
+    """Returns the command and its options; prints help or a usage error and exits otherwise."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="dpclip",
+        description="Train with clipped gradients, audit memorization, compare reports.",
+    )
+    commands = parser.add_subcommands(required=True, metavar="command")
+    for name, kind in _KINDS.items():
+        about = (kind.__doc__ or "").splitlines()[0]
+        command = ArgumentParser(description=about)
+        command.add_argument("--config", action="config", help="read options from a YAML file")
+        command.add_class_arguments(kind)
+        commands.add_subcommand(name, command, help=about)
+    given = parser.parse_args(list(words))
+    name = str(given.subcommand)
+    kind = _KINDS[name]
+    return name, kind(**{f.name: given[name][f.name] for f in fields(kind)})

@@ -1,0 +1,129 @@
+"""The commands demo and audit: all cells of a sweep, then the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from audits.search import SEED, best_rate, search_cells
+from audits.sweep import Cell, Result, Store, run
+from audits.tasks import Task
+from dpclip.arms import Arm, lists_of, together
+from dpclip.cli.cells import work
+from dpclip.cli.errors import Contradicted, asked
+from dpclip.cli.logged import log_sweep
+from dpclip.cli.options import Audit, Demo
+from dpclip.cli.tasks import task_of
+from reports import Provenance, console, headline, remarks, summarize, write
+
+_CELL = ("task", "batch_size", "epochs", "families", "secret", "alphabet", "references")
+
+
+def demo(chosen: Demo, words: str) -> None:
+    """Runs the audit of the digits task with a learning-rate search."""
+    audit(Audit(seeds=chosen.seeds, search=True, workers=chosen.workers, store=chosen.store), words)
+
+
+def audit(chosen: Audit, words: str) -> None:
+    """Runs every arm with every seed, prints the table, writes and logs the report.
+
+    Raises:
+        Usage: something asked for cannot be done; nothing was run.
+        Contradicted: a lower bound exceeds a claimed epsilon; everything was written.
+    """
+    arms, skipped = asked(
+        lambda: together(lists_of(chosen.task, chosen.grouping, chosen.weighting, chosen.noise))
+    )
+    claiming = sum(arm.sigma > 0 for arm in arms) * chosen.seeds
+    config = _config(chosen) | {"alpha": chosen.alpha / max(1, claiming)}
+    task = asked(lambda: task_of(config))
+    asked(lambda: _check(chosen, arms, task))
+    store = asked(lambda: Store(chosen.store, chosen.task))
+    total = len(arms) * (chosen.seeds + (len(task.lrs) if chosen.search else 0))
+    with tqdm(total=total, unit="run", disable=None) as bar:
+
+        def ran(cells: Sequence[Cell]) -> list[Result]:
+            def done(cell: Cell, _: Result) -> None:
+                bar.set_postfix_str(cell.label)
+                bar.update()
+
+            return run(cells, work, store, chosen.workers, done)
+
+        settings = {arm: config | dataclasses.asdict(arm) for arm in arms}
+        rates = dict.fromkeys(arms, chosen.lr or task.lr)
+        if chosen.search:
+            grids = {a: search_cells(settings[a], a.label, task.lrs) for a in arms}
+            found = iter(ran([cell for grid in grids.values() for cell in grid]))
+            rates = {
+                arm: best_rate([next(found) for _ in grid], task.higher_is_better)
+                for arm, grid in grids.items()
+            }
+        cells = [
+            _cell(arm, settings[arm], seed, rates[arm])
+            for arm in arms
+            for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds)
+        ]
+        results = ran(cells)
+    rows = [result["row"] for result in results]
+    provenance = Provenance(
+        command=words,
+        configuration=_told(chosen, task),
+        learning_rates=task.lrs if chosen.search else (),
+        chosen_by=f"validation {task.metric} of one run each, seed {SEED}" if chosen.search else "",
+        skipped=skipped,
+    )
+    files = write(chosen.store, rows, provenance)
+    frame = summarize(rows)
+    print("\n".join(["", headline(frame), "", console(frame), "", *remarks(rows), ""]))
+    link = log_sweep(chosen.store, task.name, cells, results, files, headline(frame))
+    print(f"Report: {chosen.store / 'report.md'}, picture: {chosen.store / 'tradeoff.png'}")
+    print(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
+    if wrong := [row["arm"] for row in rows if row["verdict"] == "contradicted"]:
+        raise Contradicted(
+            f"the lower bound of {wrong[0]} exceeds the epsilon it claims (alpha {chosen.alpha:g} "
+            f"shared over {claiming} runs)"
+        )
+
+
+def _cell(arm: Arm, setting: Mapping[str, Any], seed: int, rate: float) -> Cell:
+    config = {**setting, "kind": "audit", "seed": seed, "lr": rate}
+    return Cell(f"{arm.label} seed {seed}", config)
+
+
+def _config(chosen: Audit) -> dict[str, Any]:
+    """Returns what all cells share; whatever does not change a result stays out."""
+    names = (*_CELL, "canaries", "delta", "accountant")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def _check(chosen: Audit, arms: Sequence[Arm], task: Task) -> None:
+    for name in ("seeds", "canaries", "references"):
+        if getattr(chosen, name) < 1:
+            raise ValueError(f"--{name} {getattr(chosen, name)}: expected at least 1.")
+    if not 0 < chosen.delta < 1 or not 0 < chosen.alpha < 1:
+        raise ValueError(f"--delta {chosen.delta} --alpha {chosen.alpha}: expected 0 to 1.")
+    if chosen.accountant not in ("prv", "rdp"):
+        raise ValueError(f"--accountant {chosen.accountant!r}: expected prv or rdp.")
+    for arm in arms:
+        if task.batch_size < (least := arm.grouping().minimum):
+            raise ValueError(
+                f"{arm.label} needs batches of {least} or more, and the batch size is "
+                f"{task.batch_size}. Use a larger --batch_size or smaller groups."
+            )
+
+
+def _told(chosen: Audit, task: Task) -> dict[str, object]:
+    return {
+        "task": task.name,
+        "training records": len(task.train),  # type: ignore[arg-type]
+        "test records": len(task.test),  # type: ignore[arg-type]
+        "expected batch": task.batch_size,
+        "epochs": task.epochs,
+        "canary families": ", ".join(task.families),
+        "canaries per tier and family": f"{chosen.canaries}, of which a coin inserts half",
+        "sampling": "Poisson",
+        **task.facts,
+    }

@@ -1,0 +1,135 @@
+"""Tasks with their canaries: where data, recipes and panels meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from torch.utils.data import TensorDataset
+
+from audits.planted import Planted
+from audits.tasks import Task, digits, text
+from audits.tasks.held_out import with_held_out_canaries
+from canaries import (
+    SecretFormat,
+    budget,
+    check_tokenizable,
+    inject,
+    mislabelled,
+    noise_images,
+    panel,
+    stream,
+    text_records,
+)
+
+
+def task_of(config: Mapping[str, Any]) -> Task:
+    """Returns the task that a cell names, with its canary recipes.
+
+    Raises:
+        ValueError: an unknown task or family, or canaries that do not fit the task.
+    """
+    makers = {"digits": _digits, "text": _text}
+    task = makers.get(config["task"], _own)(config)
+    if config["families"]:
+        chosen = [word.strip() for word in config["families"].split(",")]
+        if unknown := [word for word in chosen if word not in task.families]:
+            raise ValueError(
+                f"Task {task.name} has no canary family {unknown[0]!r}: expected any of "
+                f"{', '.join(task.families)}."
+            )
+        task = dataclasses.replace(task, families={w: task.families[w] for w in chosen})
+    changes = {k: config[k] for k in ("batch_size", "epochs") if config[k] is not None}
+    return dataclasses.replace(task, **changes)
+
+
+def _digits(config: Mapping[str, Any]) -> Task:
+
+    def noise(_: digits.Digits) -> Any:
+        return lambda n, rng: TensorDataset(*noise_images(n, digits.SHAPE, digits.CLASSES, rng))
+
+    def wrong(data: digits.Digits) -> Any:
+        images, labels = data.pool.tensors
+        return lambda n, rng: TensorDataset(*mislabelled(images, labels, digits.CLASSES, n, rng))
+
+    return digits.task({"noise": noise, "mislabelled": wrong}, config["references"])
+
+
+def _text(config: Mapping[str, Any]) -> Task:
+
+    form = SecretFormat(config["secret"], config["alphabet"])
+    fillings = [form.fill([letter] * form.holes) for letter in form.alphabet]
+    check_tokenizable(
+        {filling: filling for filling in fillings},
+        lambda words: list(words.encode()),
+        lambda tokens: bytes(tokens).decode(),
+        text.VOCABULARY,
+    )
+    letters = [letter.encode() for letter in form.alphabet]
+    if len(letters[0]) != 1:
+        raise ValueError(
+            f"The alphabet has letters of {len(letters[0])} bytes; the byte-level task enumerates "
+            "fillings of one-byte letters."
+        )
+    sentence, span = text_records(form, np.zeros((1, form.holes), dtype=np.int64), text.LENGTH)
+
+    def draw(n: int, rng: np.random.Generator) -> Any:
+        tokens, _ = text_records(form, form.draw(n, rng), text.LENGTH)
+        return TensorDataset(tokens, tokens != 0)
+
+    family = text.secret_family(draw, sentence[0], span[0], [letter[0] for letter in letters])
+    return text.task({"secret": family})
+
+
+def _own(config: Mapping[str, Any]) -> Task:
+
+    module, _, function = config["task"].partition(":")
+    if not function:
+        raise ValueError(
+            f"Unknown task {config['task']!r}: expected digits, text or module:function."
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        made = getattr(import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Task {config['task']!r} cannot be loaded: {error}.") from error
+    if not isinstance(made, Task):
+        raise ValueError(
+            f"{config['task']} returned a {type(made).__name__}: expected an audits.tasks.Task."
+        )
+    return made if made.families else with_held_out_canaries(made, config["references"])
+
+
+def plant(task: Task, per_tier: int, seed: int) -> Planted:
+    """Returns the task's training set with a panel of canaries in it, decided by the seed."""
+    plan = panel(per_tier, seed=seed, families=tuple(task.families))
+    families = np.array(plan.families)
+    records: list[Any] = [None] * len(plan)
+    references: dict[str, list[Any]] = {}
+    for name, family in task.families.items():
+        members = np.flatnonzero(families == name)
+        total = len(members) + family.references
+        # One draw for both: canaries and references must be exchangeable.
+        drawn = family.draw(total, stream(seed, f"canaries/{name}"))
+        for place, member in enumerate(members):
+            records[member] = drawn[place]
+        references[name] = [drawn[i] for i in range(len(members), total)]
+    plan = plan.seal(records)
+    train = inject(task.train, records, plan.copies(), seed)
+    return Planted(
+        train=train,
+        ids=plan.ids,
+        families=families,
+        repetitions=np.array(plan.repetitions),
+        inserted=plan.inserted,
+        records=records,
+        references=references,
+        budget=budget(train),
+        manifest=plan.hash,
+    )
