@@ -1,6 +1,7 @@
 """Runs in MLflow: an experiment per task, a parent per sweep, a child per arm and seed."""
 
 import math
+import logging
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -166,6 +167,9 @@ def _client(store: Path) -> "MlflowClient":
     """Returns a client of the store; telemetry is off before MLflow is imported."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.tracking import MlflowClient
+
+    # It announces each new database, in the middle of what the user reads.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
     store.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=tracking_uri(store))

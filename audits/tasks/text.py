@@ -104,7 +104,7 @@ class ByteTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Returns the logits of the next byte after each position."""
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1])[None])
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]).expand(tokens.shape))
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))  # type: ignore[no-any-return]
