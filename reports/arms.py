@@ -25,7 +25,11 @@ _SHORT = {"microbatch": "mb", "normalize": "norm", "quantile": "quant", "per_lay
 
 @dataclass(frozen=True)
 class Arm:
-    """The settings that seeds of one arm share. `size` counts samples, or cores for `core`."""
+    """The settings that seeds of one arm share.
+
+    `size` counts samples, or cores for `core`; `slots` is `random` or `fixed`, or empty for groups
+    by position.
+    """
 
     task: str
     clip: str
@@ -33,6 +37,7 @@ class Arm:
     C: float | None
     sigma: float
     size: int | None
+    slots: str = ""
 
     @property
     def family(self) -> str:
@@ -57,7 +62,7 @@ class Arm:
         if self.clip == "none":
             return "no clipping"
         sized = self.clip != "sample" and self.size is not None
-        return f"{self.clip} {self.size}" if sized else self.clip
+        return f"{self.clip} {self.size} {self.slots}".strip() if sized else self.clip
 
     @property
     def group_order(self) -> tuple[int, int]:
@@ -70,7 +75,7 @@ class Arm:
         """Sorts the lines of a table: by task, fixed before adaptive, noise last."""
         rule = (self.weighting, self.C or 0.0, self.sigma)
         block = ("none", "fixed", "adaptive", "noise").index(self.family)
-        return self.task, block, self.weighting not in FIXED, *self.group_order, *rule
+        return self.task, block, self.weighting not in FIXED, *self.group_order, self.slots, *rule
 
 
 def arm_of(row: Row) -> Arm:
@@ -94,6 +99,7 @@ def arm_of(row: Row) -> Arm:
         C=None if math.isnan(bound) or weighting in UNWEIGHTED else bound,
         sigma=0.0 if math.isnan(sigma) else sigma,
         size={"none": None, "sample": 1}.get(clip, None if math.isnan(size) else int(size)),
+        slots=text(row, "slots").replace("position", ""),
     )
 
 
@@ -122,6 +128,7 @@ def run_name(row: Row, constant: Collection[str] = ()) -> str:
     """
     arm, seed = arm_of(row), f"seed{number(row, 'seed'):g}"
     words = [_SHORT.get(arm.clip, arm.clip) + (f"{arm.size}" if arm.clip in _SIZED else "")]
+    words += [arm.slots] if arm.slots else []
     if arm.weighting not in ("none", "clip") and "weighting" not in constant:
         words.append(_SHORT.get(arm.weighting, arm.weighting))
     if arm.C is not None and "C" not in constant:

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from reports.arms import arm_name
 from reports.rows import Row, number, text
 
-_PREFIX = re.compile(r"^(none|no epsilon|no guarantee|no claim|nothing is claimed)\s*[:,;.]?\s*", re.I)
+_PREFIX = re.compile(
+    r"^(none|no epsilon|no guarantee|no claim|nothing is claimed)\s*[:,;.]?\s*", re.I
+)
 SHORT = 48
 
 

@@ -17,9 +17,10 @@ RESULTS = (
     *("guarantee", "verdict", "clipfrac", "ex_per_s", "peak_mb"),
 )
 EXTRAS = (
-    *("model", "exp_out", "exp_before", "exp_ceiling", "budget", "n_in", "n_out", "references"),
+    *("model", "slots", "exp_out", "exp_before", "exp_ceiling"),
+    *("budget", "n_in", "n_out", "references"),
 )
-TEXTS = frozenset({"task", "model", "clip", "weighting", "guarantee", "verdict"})
+TEXTS = frozenset({"task", "model", "clip", "slots", "weighting", "guarantee", "verdict"})
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from reports.claims import epsilon_text
 from reports.intervals import Interval, over_seeds
 from reports.rows import TIERS, Row, number, text, utility_of
 
-MEDIANS = ("norm_pct", "clipfrac", "auc", "ex_per_s", "peak_mb", "exp_ceiling", "delta")
+MEDIANS = ("norm_pct", "clipfrac", "auc", "ex_per_s", "peak_mb", "exp_ceiling", "delta", "lr")
 MEANS = ("exp_out", "exp_before")
 
 
@@ -80,6 +80,7 @@ def html(frame: pd.DataFrame) -> str:
 def details(frame: pd.DataFrame, style: str = "github") -> str:
     """Returns the second table, of what explains the first: clipping, attack, speed, memory."""
     columns = {
+        "lr": ("lr", "{:g}"),
         "clipped": ("clipfrac", "{:.0%}"),
         "held-out exposure": ("exp_out", "{:.2f}"),
         "before training": ("exp_before", "{:.2f}"),
@@ -113,6 +114,7 @@ def _line(arm: Arm, rows: Sequence[Row]) -> dict[str, Any]:
         "C": arm.C,
         "sigma": arm.sigma,
         "mb": arm.size,
+        "slots": arm.slots,
         "model": text(rows[0], "model"),
         "seeds": len(rows),
         "metric": utility.column if utility else "",

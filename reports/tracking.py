@@ -1,7 +1,7 @@
 """Runs in MLflow: an experiment per task, a parent per sweep, a child per arm and seed."""
 
-import math
 import logging
+import math
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence

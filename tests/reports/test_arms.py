@@ -16,6 +16,8 @@ CORE = SAMPLE | {"clip": "core", "weighting": "min", "C": None, "mb": 8}
         (SAMPLE, "sample C=1"),
         (MICRO, "microbatch 16 C=0.1"),
         (CORE, "core 8 min"),
+        (MICRO | {"slots": "random"}, "microbatch 16 random C=0.1"),
+        (MICRO | {"slots": "position"}, "microbatch 16 C=0.1"),
         (SAMPLE | {"sigma": 0.5}, "sample C=1 sigma=0.5"),
         (SAMPLE | {"weighting": "normalize"}, "sample normalize C=1"),
         (SAMPLE | {"weighting": "uniform"}, "sample uniform"),
@@ -70,6 +72,10 @@ def test_settings_that_all_clipped_runs_share_need_no_name() -> None:
 )
 def test_the_family_is_fixed_adaptive_or_noise(row: dict[str, Any], family: str) -> None:
     assert arm_of(row).family == family
+
+
+def test_slots_make_another_arm() -> None:
+    assert arm_of(MICRO | {"slots": "random"}) != arm_of(MICRO | {"slots": "position"})
 
 
 def test_an_unknown_granularity_names_the_known_ones() -> None:
