@@ -47,9 +47,11 @@ def score(task: Task, model: nn.Module, planted: Planted) -> Scored:
             continue
         found = _of_family(task, model, planted, name, family, members)
         bits[members], low[members], high[members] = found.bits, found.low, found.high
-        size = int(found.counts.get("references", 0)) or round(2**found.ceiling)
+        sampled = "references" in found.counts
+        size = int(found.counts["references" if sampled else "space"])
         ceilings.append(found.ceiling)
-        nulls.append(exposure.null_mean(size))
+        # A filling is ranked among itself and the others.
+        nulls.append(exposure.null_mean(size if sampled else size - 1))
         counts.append(size)
     return Scored(bits, low, high, max(ceilings), float(np.mean(nulls)), min(counts))
 

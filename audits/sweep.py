@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +58,26 @@ class Store:
             self.cells.mkdir(parents=True, exist_ok=True)
             if not owner.exists():
                 _write(owner, task + "\n")
+            found = owner.read_text().strip()
+            if not os.access(self.cells, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise ValueError(
                 f"The store {directory} cannot be written ({error.strerror}). Choose another."
             ) from error
-        if (found := owner.read_text().strip()) != task:
+        if found != task:
             raise ValueError(
                 f"The store {directory} holds runs of task {found!r}, not {task!r}. Choose another."
             )
 
     def read(self, cell: Cell) -> Result | None:
-        """Returns a finished cell's result, or None."""
-        path = self._path(cell)
-        if not path.exists():
+        """Returns a finished cell's result, or None; a damaged file is none, and is run again."""
+        try:
+            content = json.loads(self._path(cell).read_text())
+            result = content["result"] if content["config"] == dict(cell.config) else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return dict(json.loads(path.read_text())["result"])
+        return result if isinstance(result, dict) and "row" in result else None
 
     def write(self, cell: Cell, result: Result) -> None:
         """Keeps a result; a reader sees all of it or nothing."""
@@ -108,29 +116,42 @@ def run(
         else:
             results[cell.key] = kept
             done(cell, kept)
-    for cell, result in _each(missing, work, workers):
-        store.write(cell, result)
-        results[cell.key] = result
-        done(cell, result)
+    with closing(_each(missing, work, workers)) as finished:
+        for cell, result in finished:
+            store.write(cell, result)
+            results[cell.key] = result
+            done(cell, result)
     return [results[cell.key] for cell in cells]
 
 
 def _each(
     cells: Sequence[Cell], work: Callable[[Mapping[str, Scalar]], Result], workers: int
-) -> Iterator[tuple[Cell, Result]]:
+) -> Generator[tuple[Cell, Result], None, None]:
     if workers == 0 or len(cells) == 0:
-        for cell in cells:
-            yield cell, _named(cell, lambda c=cell: work(c.config))  # type: ignore[misc]
+        with _one_thread():
+            for cell in cells:
+                yield cell, _named(cell, lambda c=cell: work(c.config))  # type: ignore[misc]
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_alone)
+    pending: dict[Future[Result], Cell] = {}
+    failure: Exception | None = None
     try:
-        pending: dict[Future[Result], Cell] = {pool.submit(work, dict(c.config)): c for c in cells}
+        with _interruptions_held():
+            pending |= {pool.submit(work, dict(c.config)): c for c in cells}
         while pending:
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 cell = pending.pop(future)
-                yield cell, _named(cell, future.result)
+                try:
+                    result = _named(cell, future.result)
+                except RuntimeError as error:
+                    failure = failure or error
+                    pending = {f: c for f, c in pending.items() if not f.cancel()}
+                    continue
+                yield cell, result
+        if failure:
+            raise failure
     finally:
         # On an interruption nobody waits for cells that have just begun.
         for process in list((pool._processes or {}).values()):
@@ -144,6 +165,37 @@ def _named(cell: Cell, get: Callable[[], Result]) -> Result:
         return get()
     except Exception as error:
         raise RuntimeError(f"{cell.label}: {error}") from error
+
+
+@contextmanager
+def _interruptions_held() -> Iterator[None]:
+    """Keeps Ctrl-C waiting, so that processes begun inside are deaf to it from their first moment.
+
+    A terminal sends it to all of them, and one that is still importing would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It starts with the first process, and unblocks the signal when it does.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Runs as a worker does: sums over another number of threads have other last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _alone() -> None:

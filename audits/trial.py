@@ -214,7 +214,8 @@ def validate(
         return Outcome({"lr": setting.lr, "validation": None}, {})
     assert trained.model is not None
     value = task.evaluate(trained.model, task.validation)
-    return Outcome({"lr": setting.lr, "validation": value}, {})
+    finite = value if math.isfinite(value) else None
+    return Outcome({"lr": setting.lr, "validation": finite}, {})
 
 
 def norm_percentile(task: Task, model: nn.Module, planted: Planted, norms: Norms) -> float:
@@ -223,17 +224,22 @@ def norm_percentile(task: Task, model: nn.Module, planted: Planted, norms: Norms
     Taken at the end of training, over canaries that were held out: what an inserted one looked
     like when it was new. An inserted canary that is memorized has a small gradient because of it.
     """
-    fresh = [planted.records[i] for i in np.flatnonzero(~planted.inserted).tolist()]
-    fresh = fresh[:_NORM_RECORDS]
-    if not fresh:
+    out = np.flatnonzero(~planted.inserted)
+    if not len(out):
         return math.nan
-    count = len(task.train)  # type: ignore[arg-type]
-    chosen = np.random.default_rng(0).choice(count, min(count, _NORM_RECORDS), replace=False)
-    data = [task.train[int(i)] for i in chosen]
+    rng = np.random.default_rng(0)
+    fresh = [planted.records[i] for i in _few(out, rng)]
+    data = [task.train[i] for i in _few(np.arange(len(task.train)), rng)]  # type: ignore[arg-type]
     collate = task.collate or torch.utils.data.default_collate
     theirs = norms(model, task.losses, collate(data)).numpy()
     mine = norms(model, task.losses, collate(fresh)).numpy()
     return float(np.median(percentileofscore(theirs, mine, kind="mean")))
+
+
+def _few(numbers: Any, rng: np.random.Generator) -> list[int]:
+    """Returns some of the numbers at random: the first are all of one family."""
+    chosen = rng.choice(numbers, min(len(numbers), _NORM_RECORDS), replace=False)
+    return [int(number) for number in chosen]
 
 
 def _verdict(row: dict[str, Scalar]) -> str:

@@ -69,7 +69,7 @@ class Arm:
         return {
             "clip": self.clip,
             "weighting": self.weighting,
-            "C": self.number if self.weighting in ("clip", "per_layer") else None,
+            "C": self.number,
             "sigma": self.sigma,
             "mb": self.size,
             "slots": self.slots,
@@ -182,7 +182,9 @@ def lists_of(
     """Returns what was asked for; the task's own list of arms if nothing was."""
     if grouping is weighting is noise is None:
         return DEFAULTS.get(task, _ANY_TASK)
-    return ((grouping or "none,sample", weighting or "clip:1.0", noise or "0"),)
+    asked = zip((grouping, weighting, noise), ("none,sample", "clip:1.0", "0"), strict=True)
+    first, second, third = (default if word is None else word for word, default in asked)
+    return ((first, second, third),)
 
 
 def together(lists: Sequence[Lists]) -> tuple[list[Arm], list[str]]:

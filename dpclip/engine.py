@@ -3,75 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dpclip.diagnostics import Diagnostics, diagnostics_of, statistics
 from dpclip.groups import Groups, groups_of
 from dpclip.hooks import GroupHooks
 from dpclip.ledger import Ledger
+from dpclip.passes import Forward, OpenGroup, Pass, Rows
 from dpclip.pieces import Piece
 from dpclip.sensitivity import Claim, claim
 from dpclip.types import Divisor, Grouping, Members, Noise, State, Stats, Weighting
-
-
-@dataclass(frozen=True, eq=False)
-class Forward:
-    """One forward pass: B rows, the piece of the loader they belong to, and where it ran.
-
-    `task` is -1 outside of a backward pass.
-    """
-
-    rows: int
-    piece: Piece | None
-    task: int
-
-    def same_batch(self, other: Forward) -> bool:
-        """Returns True if both saw the same records.
-
-        Two passes over a whole piece did (a siamese network). Two over parts of it may have seen
-        different parts, and rows of different records must not meet in one group.
-        """
-        if self is other:
-            return True
-        whole = self.piece is None or self.rows == len(self.piece.slots)
-        return self.rows == other.rows and self.piece is other.piece and whole
-
-
-@dataclass
-class Pass:
-    """What one backward pass has gathered so far."""
-
-    task: int
-    forward: Forward
-    groups: Groups
-    divisor: float
-    rows: dict[nn.Parameter, Tensor] = field(default_factory=dict)
-    deferred: list[Callable[[], None]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """Raw statistics of the last step. They are not private: do not publish them.
-
-    Attributes:
-        norms: [G] l2 norms of the group gradients, before weighting.
-        weights: [G] or [L, G] weights.
-        invalid: groups with a NaN or infinite gradient.
-    """
-
-    norms: Tensor
-    weights: Tensor
-    invalid: int
-
-    @property
-    def fraction_clipped(self) -> float:
-        """Share of groups with a weight below 1 (for per-layer weights, in any layer)."""
-        low = self.weights if self.weights.dim() == 1 else self.weights.amin(0)
-        return float((low < 1).float().mean()) if len(low) else 0.0
 
 
 class Engine:
@@ -106,8 +51,7 @@ class Engine:
         self._done = 0  # rows of the current piece that went through a backward
         self._pass: Pass | None = None
         self._held: list[Tensor | None] = [None] * len(self.params)
-        self._open_rows: dict[nn.Parameter, Tensor] = {}
-        self._open_size = 0
+        self._open = OpenGroup()
         self._passes = 0  # backward passes since the last step
         self._divisor = 1.0
         self._stats: list[tuple[Stats, Tensor]] = []
@@ -132,7 +76,7 @@ class Engine:
     def _forget(self) -> None:
         """Drops what the pieces of an unfinished logical batch have added up."""
         self._held = [None] * len(self.params)
-        self._open_rows, self._open_size = {}, 0
+        self._open = OpenGroup()
         self._stats, self._passes = [], 0
         self.state = self._state_before
 
@@ -174,7 +118,7 @@ class Engine:
         assert self._pass is not None
         return self._pass.groups
 
-    def collect(self, rows: dict[nn.Parameter, Tensor]) -> None:
+    def collect(self, rows: Rows) -> None:
         """Adds group rows; a parameter that is used several times adds up."""
         assert self._pass is not None
         for param, row in rows.items():
@@ -234,13 +178,23 @@ class Engine:
         self._passes += 1
 
     def _weigh_and_sum(self, current: Pass) -> None:
-        rows, sizes = self._join_open(current)
-        if rows is not None:
-            self._weigh_rows(rows, sizes, current.forward.rows, current.divisor)
+        piece, rows, sizes = current.forward.piece, current.rows, current.groups.sizes
+        if piece is not None and piece is self.piece:
+            b = float(current.forward.rows) if self.mean else 1.0
+            rows, sizes = self._open.join(rows, sizes, b)
+            if len(sizes) and self._goes_on(piece):
+                rows, sizes = self._open.keep_last(rows, sizes, b)
+                if not len(sizes):
+                    return
+        self._weigh_rows(rows, sizes, current.forward.rows, current.divisor)
 
-    def _weigh_rows(
-        self, rows: dict[nn.Parameter, Tensor], sizes: Tensor, b: int, divisor: float
-    ) -> None:
+    def _goes_on(self, piece: Piece) -> bool:
+        """Returns True if the last group of this backward has rows still to come."""
+        if self._done < len(piece.slots):
+            return bool(piece.slots[self._done] == piece.slots[self._done - 1])
+        return self._done == len(piece.slots) and piece.open
+
+    def _weigh_rows(self, rows: Rows, sizes: Tensor, b: int, divisor: float) -> None:
         """Adds weighted rows [G, ...] of a backward over b samples to p.grad."""
         count = len(sizes)
         flat = [
@@ -249,7 +203,7 @@ class Engine:
         ]
         sizes = sizes.to(flat[0].device)
         scale = self._scale(b, sizes, flat[0].dtype)
-        stats = _statistics(flat, scale, sizes, divisor)
+        stats = statistics(flat, scale, sizes, divisor)
         again = bool(self._stats)
         if again and self.weighting.carry is None:
             raise RuntimeError(
@@ -278,40 +232,6 @@ class Engine:
         if public is not None:
             return torch.full_like(sizes, b / public, dtype=dtype)
         return b / sizes.clamp(min=1).to(dtype)
-
-    def _join_open(self, current: Pass) -> tuple[dict[nn.Parameter, Tensor] | None, Tensor]:
-        """Joins a group that earlier pieces or slices began, and keeps one that goes on.
-
-        Kept rows are multiplied by the B that a mean loss divided them by, and divided by the
-        next one's B.
-        """
-        piece, rows, sizes = current.forward.piece, current.rows, current.groups.sizes
-        b = float(current.forward.rows) if self.mean else 1.0
-        if piece is not self.piece:  # somebody else's batch in between
-            return rows, sizes
-        if self._open_size and len(sizes):
-            sizes = torch.cat([sizes[:1] + self._open_size, sizes[1:]])
-            for param, row in self._open_rows.items():
-                here = rows.get(param)
-                if here is None:
-                    here = row.new_zeros(len(sizes), *row.shape)
-                rows[param] = torch.cat([here[:1] + row / b, here[1:]])
-            self._open_rows, self._open_size = {}, 0
-        if len(sizes) and self._goes_on(piece):
-            self._open_rows = {p: r[-1] * b for p, r in rows.items()}
-            self._open_size = int(sizes[-1])
-            rows, sizes = {p: r[:-1] for p, r in rows.items()}, sizes[:-1]
-            if not len(sizes):
-                return None, sizes
-        return rows, sizes
-
-    def _goes_on(self, piece: Piece | None) -> bool:
-        """Returns True if the last group of this backward has rows still to come."""
-        if piece is None or self._done > len(piece.slots):
-            return False
-        if self._done == len(piece.slots):
-            return piece.open
-        return bool(piece.slots[self._done] == piece.slots[self._done - 1])
 
     def _add(self, flat: Sequence[Tensor], factors: Tensor, valid: Tensor) -> None:
         """Adds `factors @ rows` to p.grad; rows that are not valid are left out, not multiplied."""
@@ -351,11 +271,9 @@ class Engine:
                 param.grad = None  # optimizers skip parameters without a gradient
             return args, kwargs
         with torch.no_grad():
-            if self._open_size:  # a slice ended inside a group, and the rest never came
-                rows = {p: r[None] for p, r in self._open_rows.items()}
-                size = torch.tensor([self._open_size])
+            if self._open.size:  # a slice ended inside a group, and the rest never came
                 assert self.piece is not None
-                self._weigh_rows(rows, size, 1, self._count(self.piece))
+                self._weigh_rows(*self._open.take(), 1, self._count(self.piece))
             for i, param in enumerate(self.params):
                 total = _sum(self._held[i], param.grad)
                 param.grad = torch.zeros_like(param) if total is None else total
@@ -396,29 +314,12 @@ class Engine:
         """Returns the raw statistics of the last step; not private."""
         if not self.last:
             raise RuntimeError("No step was taken yet. Call diagnostics() after optimizer.step().")
-        return Diagnostics(
-            norms=torch.cat([stats.norms for stats, _ in self.last]),
-            weights=torch.cat([weights for _, weights in self.last], dim=-1),
-            invalid=sum(int((~stats.norms.isfinite()).sum()) for stats, _ in self.last),
-        )
+        return diagnostics_of(self.last)
 
     def close(self) -> None:
         """Removes every hook from the model and the optimizer."""
         self._step_hook.remove()
         self.hooks.cleanup()
-
-
-def _statistics(flat: Sequence[Tensor], scale: Tensor, sizes: Tensor, divisor: float) -> Stats:
-    """Returns the statistics of rows [G, numel] of each of the L parameters."""
-    layers = torch.stack(
-        [
-            torch.linalg.vector_norm(r, dim=1, dtype=torch.promote_types(r.dtype, torch.float32))
-            for r in flat
-        ]
-    )
-    layers = layers * scale.to(layers)
-    norms = torch.linalg.vector_norm(layers, dim=0)
-    return Stats(norms, layers, sizes, norms.isfinite() & (sizes > 0), divisor)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -7,9 +7,10 @@ and what a hook captures goes to the engine instead of to `p.grad_sample`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from opacus.grad_sample import GradSampleHooks
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from dpclip.axes import ONCE, Place, input_axes, known_axis, places
+from dpclip.axes import input_axes
 from dpclip.groups import Groups
 from dpclip.layers import Rule
 from dpclip.layers.functional import Call, looped_rows, put, swap, vmapped_rows
-from dpclip.probe import Shapes, shapes_of_one_less
-from dpclip.units import WHOLE, Saved, Unit, unit_of, widened
+from dpclip.placement import Placement
+from dpclip.units import WHOLE, Saved, Unit, unit_of
 
 
 class Batch(Protocol):
@@ -31,13 +32,6 @@ class Batch(Protocol):
     @property
     def rows(self) -> int:
         """B."""
-
-
-class Running(NamedTuple):
-    """A forward pass of the whole model that has not returned yet."""
-
-    batch: Batch
-    call: tuple[Any, Any]
 
 
 @dataclass
@@ -101,7 +95,8 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
     def __init__(self, module: nn.Module, sink: Sink, batch_first: bool = True) -> None:
         self._sink = sink
         self._units: list[Unit] = []
-        self._open: list[Running] = []
+        self._open: list[Batch] = []
+        self._placement = Placement(module, self._units, 0 if batch_first else 1, self._unhooked)
         self._anchor = torch.ones((), requires_grad=True)
         self._names = {p: n for n, p in module.named_parameters() if p.requires_grad}
         super().__init__(module, batch_first=batch_first, loss_reduction="mean")
@@ -161,15 +156,29 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
     def _active(self) -> bool:
         return bool(self.hooks_enabled and self._module.training and torch.is_grad_enabled())
 
+    @contextmanager
+    def _unhooked(self) -> Iterator[None]:
+        """Lets modules run as if there were no hooks."""
+        self.disable_hooks()
+        try:
+            yield
+        finally:
+            self.enable_hooks()
+
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._active():
             self._put_back()
-            batch = self._sink.begin_forward(self._rows_of(args, kwargs))
-            self._open.append(Running(batch, (args, kwargs)))
+            self._open.append(self._sink.begin_forward(self._rows_of(args, kwargs)))
+            self._placement.enter((args, kwargs))
 
-    def _leave(self, _module: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
-        if self.hooks_enabled:  # else the model runs inside a probe of itself
-            self._open.clear()
+    def _leave(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+        if not self.hooks_enabled:  # the model runs inside a probe of itself
+            return
+        batches = self._open[-1:]
+        self._open.clear()
+        if batches and output is not None:
+            self._placement.check(batches[0].rows, output)
+        self._placement.enter(None)
 
     def _put_back(self) -> None:
         """Undoes the swaps of a forward that was interrupted from the keyboard."""
@@ -184,7 +193,8 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
 
     def _rows_of(self, args: Any, kwargs: Any) -> int:
         axis = 0 if self.batch_first else 1
-        for leaf in pytree.tree_leaves((args, kwargs)):
+        simple = args and isinstance(args[0], Tensor) and args[0].dim() > axis
+        for leaf in args[:1] if simple else pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor) and leaf.dim() > axis:
                 return int(leaf.shape[axis])
         raise RuntimeError(
@@ -221,11 +231,11 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
                 return None
             # A submodule may be called without the model around it.
             batch = (
-                self._open[-1].batch
+                self._open[-1]
                 if self._open
                 else self._sink.begin_forward(self._rows_of(args, kwargs))
             )
-            return self._capture(unit, batch, Saved((args, kwargs)), output)
+            return self._capture(unit, batch, Saved(args, kwargs), output)
 
         return before, after
 
@@ -243,14 +253,14 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             if not outs.tensors:
                 outs.autocast = _autocast(value.device.type)
             number = len(outs.tensors)
-            value, axis = self._batched(unit, batch.rows, saved, number, value)
+            value, axis = self._placement.settle(unit, batch.rows, saved, number, value)
             kept = value.detach()
             outs.tensors.append(kept if unit.form is not None else kept.clone())
             outs.axes.append(axis)
             value.register_hook(lambda grad: self._arrive(unit, batch, saved, outs, number, grad))
             return value
 
-        tapped = pytree.tree_map(tap, output)
+        tapped = tap(output) if isinstance(output, Tensor) else pytree.tree_map(tap, output)
         if not outs.tensors:
             raise RuntimeError(
                 f"{unit.label} returned a {type(output).__name__} in which no floating-point "
@@ -288,73 +298,6 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             self._sink.defer(lambda: self._again(unit, batch.rows, saved, outs))
         outs.gouts[number] = grad
 
-    def _batched(
-        self, unit: Unit, rows: int, saved: Saved, number: int, value: Tensor
-    ) -> tuple[Tensor, int]:
-        """Returns (output, its batch axis); one computed once for all samples is expanded.
-
-        Positions are embedded as [T] or [1, T] and broadcast over the batch; their gradient comes
-        back summed unless the batch axis is there before.
-
-        Raises:
-            RuntimeError: no axis can be the batch axis, or more than one and no way to tell.
-        """
-        declared = 0 if self.batch_first else 1
-        known = known_axis(unit.module, number)
-        found: Sequence[Place] = places(unit, value, rows, declared)
-        if known is not None:
-            found = [p for p in found if p in {known, "once"}][:1]
-        if not found:
-            raise RuntimeError(
-                f"{unit.label} returned a tensor of shape {tuple(value.shape)}, in which no axis "
-                f"has the batch's {rows} samples. Keep the batch on axis {declared} of every layer."
-            )
-        key = (number, value.dim())
-        place = found[0] if len(found) == 1 else self._choose(unit, key, rows, value, found)
-        if rows > 1:
-            unit.axes[key] = place if isinstance(place, int) else None
-        if place == "new":
-            saved.stack(rows)
-            return value.expand(rows, *value.shape), 0
-        if place == "once":
-            saved.expand(declared, rows)
-            return widened(value, declared, rows), declared
-        return value, place
-
-    def _choose(
-        self, unit: Unit, key: tuple[int, int], rows: int, value: Tensor, found: Sequence[Place]
-    ) -> Place:
-        """Returns the right one of several readings: the learned, or what the model itself says.
-
-        Raises:
-            RuntimeError: ids 0..B-1 may be positions or samples, and the model cannot be asked.
-        """
-        if key not in unit.axes and rows > 1:
-            shape = self._one_less(rows).get((unit.name, *key))
-            if shape is not None:
-                changed = [a for a in found if isinstance(a, int) and shape[a] == rows - 1]
-                unit.axes[key] = changed[0] if changed else None
-        if key in unit.axes:
-            learned = unit.axes[key]
-            fitting = [p for p in found if p == learned or (learned is None and p in ONCE)]
-            return (fitting or found)[0]
-        if "new" in found and rows > 1:
-            raise RuntimeError(
-                f"{unit.label} got {rows} ids in a batch of {rows}: positions and samples cannot "
-                "be told apart. Give positions a leading axis of 1."
-            )
-        return found[0]
-
-    def _one_less(self, rows: int) -> Shapes:
-        if not self._open:
-            return {}
-        self.disable_hooks()
-        try:
-            axis = 0 if self.batch_first else 1
-            return shapes_of_one_less(self._module, self._open[-1].call, rows, axis, self._units)
-        finally:
-            self.enable_hooks()
-
     def _again(self, unit: Unit, rows: int, saved: Saved, outs: Outputs) -> None:
         """Forms the rows of a module without a sampler by running it again."""
         saved.check(unit)
@@ -373,8 +316,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             autocast=outs.autocast,
         )
         outs.gouts = {}
-        self.disable_hooks()
-        try:
+        with self._unhooked():
             if unit.rule == "vmap":
                 try:
                     self._sink.collect(vmapped_rows(call, self._sink.groups()))
@@ -382,8 +324,6 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
                 except (RuntimeError, ValueError):
                     unit.rule = "loop"  # not every operation can be vectorized; plan() shows it
             self._sink.collect(looped_rows(call, self._sink.groups()))
-        finally:
-            self.enable_hooks()
 
 
 def _formed(

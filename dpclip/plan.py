@@ -9,7 +9,7 @@ from tabulate import tabulate
 from dpclip.units import Unit
 
 _MEANING = {
-    "dpclip": "batched product",
+    "dpclip": "rule for groups",
     "opacus": "sampler registered with Opacus, summed by group",
     "vmap": "run again, vectorized over samples",
     "loop": "run again for each group",

@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from dpclip.engine import Diagnostics, Engine
+from dpclip.diagnostics import Diagnostics
+from dpclip.engine import Engine
 from dpclip.grouping import per_sample
 from dpclip.ledger import Ledger, check_accountant, noise_for
 from dpclip.loader import GivenBatches, PoissonBatches, PrivateLoader, check_loader, sample_rate

@@ -1,9 +1,9 @@
-"""Asking the model itself where its batch axes are, by running it on one sample less."""
+"""Asking the model itself about its shapes, by running it once more without hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,51 +12,64 @@ from torch.utils import _pytree as pytree
 from dpclip.layers.functional import float_tensors
 from dpclip.units import Unit
 
-Shapes = dict[tuple[str, int, int], torch.Size]
-"""(unit, output number, dimensions) -> shape of the first such output."""
+
+class Shapes(NamedTuple):
+    """Shapes of one plain forward.
+
+    Attributes:
+        first: (unit, output number, dimensions) -> shape of its first such output.
+        last: (unit, output number) -> shape of its last output.
+        model: shapes of what the model returned; None if it could not be run.
+    """
+
+    first: dict[tuple[str, int, int], torch.Size]
+    last: dict[tuple[str, int], torch.Size]
+    model: list[torch.Size] | None
 
 
-def shapes_of_one_less(
-    model: nn.Module, call: tuple[Any, Any], rows: int, axis: int, units: Sequence[Unit]
+def plain_shapes(
+    model: nn.Module, call: tuple[Any, Any], units: Sequence[Unit], less: tuple[int, int] | None
 ) -> Shapes:
-    """Returns the shapes of every unit's outputs in a batch of rows - 1 samples.
+    """Returns the shapes of every unit's outputs and of the model's.
 
-    An axis that is one shorter there is a batch axis. Nothing is differentiated and the random
-    number generators are left as they were; forward hooks of the user's see an additional call.
-    Whatever fails leaves the result incomplete.
+    Nothing is differentiated and the random number generators are left as they were; forward
+    hooks of the user's see an additional call.
 
     Args:
         model: the model, with our own hooks disabled.
         call: (args, kwargs) of the forward that is running.
-        rows: B > 1.
-        axis: the batch axis of its inputs.
         units: whose outputs are of interest.
+        less: (B, axis) to run on B - 1 samples: an axis that is one shorter there is a batch axis.
     """
 
-    def less(leaf: Any) -> Any:
-        batched = isinstance(leaf, Tensor) and leaf.dim() > axis and leaf.shape[axis] == rows
-        return leaf.detach().narrow(axis, 0, rows - 1).clone() if batched else leaf
+    def cut(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if less is None or leaf.dim() <= less[1] or leaf.shape[less[1]] != less[0]:
+            return leaf.detach()
+        return leaf.detach().narrow(less[1], 0, less[0] - 1).clone()
 
-    found: Shapes = {}
+    found = Shapes({}, {}, None)
 
     def note(unit: Unit) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             for number, tensor in enumerate(float_tensors(output)):
-                found.setdefault((unit.name, number, tensor.dim()), tensor.shape)
+                found.first.setdefault((unit.name, number, tensor.dim()), tensor.shape)
+                found.last[unit.name, number] = tensor.shape
 
         return hook
 
-    args, kwargs = pytree.tree_map(less, call)
+    args, kwargs = pytree.tree_map(cut, call)
     handles = [unit.module.register_forward_hook(note(unit)) for unit in units]
     try:
         with torch.random.fork_rng(devices=_devices()), torch.no_grad():
-            model(*args, **kwargs)
-    except Exception:  # a model may take no other batch; then nothing is learned
-        pass
+            output = model(*args, **kwargs)
+    except Exception:  # a model may take no other batch; then nothing more is learned
+        return found
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return found._replace(model=[t.shape for t in float_tensors(output)])
 
 
 def _devices() -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,10 +57,21 @@ def unit_of(name: str, module: nn.Module) -> Unit:
 class Saved:
     """The inputs of one call, detached, with a check that nobody changed them since."""
 
-    def __init__(self, call: tuple[Any, Any]) -> None:
-        leaves, self.spec = pytree.tree_flatten(call)
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._spec: pytree.TreeSpec | None = None
+        leaves: Sequence[Any] = args
+        if kwargs or not all(isinstance(arg, Tensor) for arg in args):
+            leaves, self._spec = pytree.tree_flatten((args, kwargs))
+        self.has_graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
         self.leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._versions = [leaf._version for leaf in self.tensors]
+
+    @property
+    def spec(self) -> pytree.TreeSpec:
+        """How the leaves make up (args, kwargs); formed late, since few modules need it."""
+        if self._spec is None:
+            self._spec = pytree.tree_flatten((tuple(self.leaves), {}))[1]
+        return self._spec
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -20,6 +20,7 @@ UNWEIGHTED = frozenset({"none", "uniform"})
 # A fixed rule has its bound before it sees a gradient; every other rule takes it from the data.
 FIXED = UNWEIGHTED | {"clip", "normalize", "per_layer"}
 RUN_NAME_LIMIT = 20
+_NUMBER = {"normalize": "gamma", "quantile": "q"}  # what the column C holds for these
 _SHORT = {"microbatch": "mb", "normalize": "norm", "quantile": "quant", "per_layer": "layer"}
 
 
@@ -52,7 +53,7 @@ class Arm:
     def rule(self) -> str:
         """How groups are weighed, without the grouping: `C=0.1`, `min`, `C=1 sigma=0.5`."""
         words = [] if self.weighting in ("none", "clip") else [self.weighting]
-        words += [] if self.C is None else [f"C={self.C:g}"]
+        words += [] if self.C is None else [f"{_NUMBER.get(self.weighting, 'C')}={self.C:g}"]
         words += [f"sigma={self.sigma:g}"] if self.sigma > 0 else []
         return " ".join(words)
 
@@ -132,7 +133,7 @@ def run_name(row: Row, constant: Collection[str] = ()) -> str:
     if arm.weighting not in ("none", "clip") and "weighting" not in constant:
         words.append(_SHORT.get(arm.weighting, arm.weighting))
     if arm.C is not None and "C" not in constant:
-        words.append(f"C{arm.C:g}")
+        words.append(f"{_NUMBER.get(arm.weighting, 'C')}{arm.C:g}")
     if arm.sigma > 0 and "sigma" not in constant:
         words.append(f"s{arm.sigma:g}")
     return _fit(" ".join(words), seed)

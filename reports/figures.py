@@ -129,7 +129,8 @@ def _trade_off_panel(axes: Axes, held: Sequence[Row]) -> None:
         axes.set_ylabel(f"{label} (lower is better; axis inverted)")
     axes.margins(x=0.12, y=0.12)
     low, high = axes.get_xlim()
-    axes.set_xlim(min(max(low, 0.0), NULL_EXPOSURE - 0.3), high)
+    # The null's label outside of the panel would leave no room for the panel.
+    axes.set_xlim(min(max(low, 0.0), NULL_EXPOSURE - 0.3), max(high, NULL_EXPOSURE + 0.3))
     _null_line(axes)
 
 

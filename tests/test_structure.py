@@ -11,8 +11,11 @@ PACKAGES = ("dpclip", "canaries", "audits", "reports")
 LAYERS = (
     ("types",),
     ("grouping", "weighting", "noise", "groups", "pieces"),
-    ("sensitivity", "layers", "loader"),
-    ("hooks", "ledger"),
+    ("sensitivity", "layers", "loader", "passes", "diagnostics"),
+    ("units", "ledger"),
+    ("axes", "probe"),
+    ("placement",),
+    ("hooks",),
     ("engine", "measure", "plan", "refusals", "arms"),
     ("privacy_engine",),
     ("cli",),

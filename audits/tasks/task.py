@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
+METRICS = ("acc", "wer", "cer", "ppl")
+"""Measures of utility that reports know; of acc more is better, of the others less."""
+
 Draw = Callable[[int, np.random.Generator], Sequence[Any]]
 """(n, rng) -> n records of one recipe, independent and alike, laid out like training records."""
 
@@ -88,6 +91,13 @@ class Task:
     families: Mapping[str, Family] = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses what only a report would stumble over, when all runs are done."""
+        if not self.name.strip() or "/" in self.name:
+            raise ValueError(f"name is {self.name!r}: expected one without a slash, for MLflow.")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric is {self.metric!r}: expected one of {', '.join(METRICS)}.")
 
     @property
     def higher_is_better(self) -> bool:

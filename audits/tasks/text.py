@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset, TensorDataset
 
-from audits.enumeration import enumerate_losses, index_of
+from audits.enumeration import LARGEST_SPACE, enumerate_losses, index_of, space_size
 from audits.tasks.task import Draw, Family, Space, Task
 
 VOCABULARY = 256
 LENGTH = 64
 _SIZE = 300_000
+_OVERFLOW = 700.0  # e to this power is still a float
 _MODULES = ("argparse", "asyncio", "collections", "decimal", "email", "logging", "unittest")
 
 
@@ -150,7 +151,8 @@ def perplexity(model: nn.Module, records: Dataset[Any]) -> float:
         float(token_losses(model, [t[i : i + 256] for t in records.tensors]).sum())
         for i in range(0, len(records), 256)
     )
-    return math.exp(total / float(records.tensors[1][:, 1:].sum()))
+    mean = total / float(records.tensors[1][:, 1:].sum())
+    return math.exp(mean) if mean < _OVERFLOW else math.inf
 
 
 @torch.no_grad()
@@ -179,7 +181,8 @@ def secret_family(draw: Draw, sentence: Tensor, span: Tensor, letters: Sequence[
         letters: the byte of each letter of the alphabet.
 
     Raises:
-        ValueError: the secret begins the record, so nothing precedes its first letter.
+        ValueError: the secret begins the record, so nothing precedes its first letter; or there
+            are too many fillings to enumerate.
     """
     places = span.nonzero().squeeze(1).tolist()
     if places[0] == 0:
@@ -187,6 +190,11 @@ def secret_family(draw: Draw, sentence: Tensor, span: Tensor, letters: Sequence[
     slots: list[int | Sequence[int]] = [
         letters if span[i] else int(sentence[i]) for i in range(places[0], places[-1] + 1)
     ]
+    if (size := space_size(slots)) > LARGEST_SPACE:
+        raise ValueError(
+            f"The secret format has {size} fillings, and at most {LARGEST_SPACE} are ranked one by "
+            "one. Use fewer holes or a smaller alphabet."
+        )
 
     def losses(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         return token_losses(model, (batch[0], span.expand_as(batch[0]))).sum(1)

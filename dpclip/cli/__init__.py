@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dpclip.cli.errors import Contradicted, Usage
-from dpclip.cli.options import parse
+from dpclip.cli.options import Chosen, parse
+from dpclip.cli.signals import orderly
 
 _HOME = {
     "demo": "sweep",
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     name, chosen = parse(words)
     try:
-        command = getattr(import_module(f"dpclip.cli.{_HOME[name]}"), name)
-        command(chosen, shlex.join(["dpclip", *words]))
+        with orderly():
+            _run(name, chosen, words)
     except Contradicted as error:
         return _say(error, 3)
     except Usage as error:
@@ -39,9 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"{error}. Install it: pip install 'dpclip[speech]'", 4)
     except KeyboardInterrupt:
         return _say("interrupted; finished runs are kept, the same command goes on", 130)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         return _say(error, 1)
     return 0
+
+
+def _run(name: str, chosen: Chosen, words: Sequence[str]) -> None:
+    command = getattr(import_module(f"dpclip.cli.{_HOME[name]}"), name)
+    command(chosen, shlex.join(["dpclip", *words]))
 
 
 def _say(what: object, code: int) -> int:

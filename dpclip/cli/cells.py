@@ -22,20 +22,31 @@ from dpclip.measure import gradient_norms
 from dpclip.privacy_engine import PrivacyEngine
 
 
-def work(config: Mapping[str, Any]) -> Result:
-    """Runs one cell and returns its row, series and canaries as plain values."""
-    warnings.filterwarnings("ignore", message=".*supports no epsilon.*")  # the report says so
+def work(config: Mapping[str, Any], weights: Path | None = None) -> Result:
+    """Runs one cell and returns its row, series and canaries as plain values.
+
+    Args:
+        config: everything that decides the result.
+        weights: where a cell of kind train saves the model.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*supports no epsilon.*")  # the report says so
+        return _work(config, weights)
+
+
+def _work(config: Mapping[str, Any], weights: Path | None) -> Result:
     arm = Arm(**{f.name: config[f.name] for f in dataclasses.fields(Arm)})
     task = task_of(config)
     setting = trial.Setting(
         config["seed"], config["lr"], task.epochs, config["delta"], config["alpha"]
     )
-    privatize = _privatizer(arm, config["accountant"])
+    privatize = privatizer(arm, config["accountant"])
     if config["kind"] == "train":
         outcome = trial.train(task, task.train, setting, privatize)
         assert outcome.model is not None
         outcome.row[task.metric] = task.evaluate(outcome.model, task.test)
-        _save(outcome.model, Path(config["weights"]))
+        if weights is not None:
+            _save(outcome.model, weights)
     else:
         planted = plant(task, config["canaries"], config["seed"])
         if config["kind"] == "search":
@@ -46,7 +57,8 @@ def work(config: Mapping[str, Any]) -> Result:
     return {"row": row, "series": outcome.series, "canaries": outcome.canaries}
 
 
-def _privatizer(arm: Arm, accountant: str) -> trial.Privatize:
+def privatizer(arm: Arm, accountant: str) -> trial.Privatize:
+    """Returns what makes the training runs of an arm private."""
 
     def privatize(
         model: nn.Module, optimizer: Optimizer, loader: DataLoader[Any], seed: int
@@ -73,6 +85,5 @@ def _privatizer(arm: Arm, accountant: str) -> trial.Privatize:
 
 
 def _save(model: nn.Module, path: Path) -> None:
-
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, str(path))

@@ -17,8 +17,8 @@ class Contradicted(Exception):
 
 
 def asked(get: Callable[[], T]) -> T:
-    """Returns what `get` does; a ValueError on the way is the user's to mend."""
+    """Returns what `get` does; a ValueError or a missing file is the user's to mend."""
     try:
         return get()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise Usage(str(error)) from error

@@ -1,4 +1,4 @@
-"""Finished results into MLflow, once."""
+"""Finished results into MLflow, each once: the store remembers what was logged."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import yaml
 
 from audits.sweep import Cell, Result
 from reports import shared_settings
-from reports.document import png
+from reports.document import png, replace
 from reports.figures import exposure_histogram
+from reports.run_report import run_markdown
 from reports.tracking import Experiment, ended, finish, log_run, open_experiment, start_sweep
 from reports.ui import runs_link
 
+_MEMORY = "logged.json"
 _PACKAGES = ("dpclip", "torch", "opacus", "numpy", "mlflow")
 
 
@@ -32,30 +34,39 @@ def log_sweep(
     files: Sequence[Path],
     note: str,
 ) -> str:
-    """Logs a parent run and one child for each cell, and returns the link to them.
-
-    The same sweep is logged once: its ids are kept in the store.
-    """
-    experiment = open_experiment(store, _named(task))
-    memory = store / "logged.json"
-    known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
+    """Logs a parent run and one child for each cell, and returns the link to them."""
+    experiment = open_experiment(store, task)
     sweep = hashlib.sha256(" ".join(cell.key for cell in cells).encode()).hexdigest()[:16]
-    if sweep not in known:
+    if sweep not in _logged(store):
         parent = start_sweep(experiment, f"sweep of {len(cells)} runs")
         constant = shared_settings(result["row"] for result in results)
         with ended(experiment, parent):
             for cell, result in zip(cells, results, strict=True):
                 _log(experiment, cell, result, "audit", parent, constant)
             finish(experiment, parent, note, files)
-        memory.write_text(json.dumps(known | {sweep: parent}))
+        _remember(store, sweep, parent)
     return runs_link(experiment.id)
 
 
 def log_training(store: Path, task: str, cell: Cell, result: Result) -> str:
     """Logs one training run and returns the link to it."""
-    experiment = open_experiment(store, _named(task))
-    _log(experiment, cell, result, "train", None, frozenset())
+    experiment = open_experiment(store, task)
+    if cell.key not in _logged(store):
+        run = _log(experiment, cell, result, "train", None, frozenset())
+        _remember(store, cell.key, run)
     return runs_link(experiment.id)
+
+
+def _logged(store: Path) -> dict[str, str]:
+    """Returns what was logged -> its run's id; a damaged file knows of nothing."""
+    try:
+        return dict(json.loads((store / _MEMORY).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def _remember(store: Path, what: str, run: str) -> None:
+    replace(store / _MEMORY, json.dumps(_logged(store) | {what: run}).encode())
 
 
 def _log(
@@ -65,7 +76,7 @@ def _log(
     kind: str,
     parent: str | None,
     constant: frozenset[str],
-) -> None:
+) -> str:
     row: Mapping[str, Any] = result["row"]
     facts = {
         "unit": "record",
@@ -75,7 +86,7 @@ def _log(
     }
     with tempfile.TemporaryDirectory() as folder:
         _artifacts(Path(folder), cell, result)
-        log_run(
+        return log_run(
             experiment,
             row,
             kind=kind,
@@ -97,10 +108,8 @@ def _artifacts(folder: Path, cell: Cell, result: Result) -> None:
     audit.mkdir()
     table = pd.DataFrame(result["canaries"])
     table.to_csv(audit / "canaries.csv", index=False)
+    (audit / "report.md").write_text(run_markdown(result["row"]))
     once = table[table.inserted & (table.repetitions == 1)].exposure
-    figure = exposure_histogram(once.tolist(), float(result["row"]["exp_ceiling"]))
-    (audit / "exposure.png").write_bytes(png(figure))
-
-
-def _named(task: str) -> str:
-    return task.replace("/", ".")
+    if len(once):
+        figure = exposure_histogram(once.tolist(), float(result["row"]["exp_ceiling"]))
+        (audit / "exposure.png").write_bytes(png(figure))

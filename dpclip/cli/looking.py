@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,14 +27,33 @@ def compare(chosen: Compare, _words: str) -> None:
 
 
 def ui(chosen: Ui, _words: str) -> None:
-    """Serves the store until it is interrupted."""
+    """Serves the store until it is interrupted, which is how it ends well.
+
+    Raises:
+        Usage: no store, or no port.
+        RuntimeError: the server ended by itself.
+    """
+    if not 0 < chosen.port < 65536:
+        raise Usage(f"--port {chosen.port}: expected 1 to 65535.")
     owner = chosen.store / "task"
     if not owner.exists():
         raise Usage(f"{chosen.store} is no store: run dpclip audit --store {chosen.store} first.")
-    experiment = open_experiment(chosen.store, owner.read_text().strip().replace("/", "."))
     command = asked(lambda: ui_command(chosen.store, chosen.port))
+    experiment = asked(lambda: open_experiment(chosen.store, owner.read_text().strip()))
     print(f"Open {runs_link(experiment.id, f'http://127.0.0.1:{chosen.port}')}", flush=True)
-    subprocess.run(command, check=False)
+    with suppress(KeyboardInterrupt):
+        _serve(command)
+
+
+def _serve(command: Sequence[str]) -> None:
+    # The server starts processes of its own; in a session of theirs, all are stopped together.
+    with subprocess.Popen(command, start_new_session=True) as server:
+        try:
+            code = server.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+    raise RuntimeError(f"The server ended with exit code {code}.")
 
 
 def doctor(_chosen: Doctor, _words: str) -> None:

@@ -13,11 +13,13 @@ from audits.sweep import Cell, Result, Store, run
 from audits.tasks import Task
 from dpclip.arms import Arm, lists_of, together
 from dpclip.cli.cells import work
-from dpclip.cli.errors import Contradicted, asked
+from dpclip.cli.checks import check_options, rehearse
+from dpclip.cli.errors import Contradicted, Usage, asked
 from dpclip.cli.logged import log_sweep
 from dpclip.cli.options import Audit, Demo
 from dpclip.cli.tasks import task_of
 from reports import Provenance, console, headline, remarks, summarize, write
+from reports.tracking import open_experiment
 
 _CELL = ("task", "batch_size", "epochs", "families", "secret", "alphabet", "references")
 
@@ -34,14 +36,19 @@ def audit(chosen: Audit, words: str) -> None:
         Usage: something asked for cannot be done; nothing was run.
         Contradicted: a lower bound exceeds a claimed epsilon; everything was written.
     """
+    asked(lambda: check_options(chosen))
     arms, skipped = asked(
         lambda: together(lists_of(chosen.task, chosen.grouping, chosen.weighting, chosen.noise))
     )
     claiming = sum(arm.sigma > 0 for arm in arms) * chosen.seeds
     config = _config(chosen) | {"alpha": chosen.alpha / max(1, claiming)}
     task = asked(lambda: task_of(config))
-    asked(lambda: _check(chosen, arms, task))
-    store = asked(lambda: Store(chosen.store, chosen.task))
+    asked(lambda: rehearse(task, arms, config, chosen.first_seed))
+    if chosen.search and not task.lrs:
+        raise Usage(f"Task {task.name} has no learning rates to search in. Leave out --search.")
+    store = asked(lambda: Store(chosen.store, task.name))
+    # Workers that meet a database without tables would all make them.
+    asked(lambda: open_experiment(chosen.store, task.name))
     total = len(arms) * (chosen.seeds + (len(task.lrs) if chosen.search else 0))
     with tqdm(total=total, unit="run", disable=None) as bar:
 
@@ -97,22 +104,6 @@ def _config(chosen: Audit) -> dict[str, Any]:
     """Returns what all cells share; whatever does not change a result stays out."""
     names = (*_CELL, "canaries", "delta", "accountant")
     return {name: getattr(chosen, name) for name in names}
-
-
-def _check(chosen: Audit, arms: Sequence[Arm], task: Task) -> None:
-    for name in ("seeds", "canaries", "references"):
-        if getattr(chosen, name) < 1:
-            raise ValueError(f"--{name} {getattr(chosen, name)}: expected at least 1.")
-    if not 0 < chosen.delta < 1 or not 0 < chosen.alpha < 1:
-        raise ValueError(f"--delta {chosen.delta} --alpha {chosen.alpha}: expected 0 to 1.")
-    if chosen.accountant not in ("prv", "rdp"):
-        raise ValueError(f"--accountant {chosen.accountant!r}: expected prv or rdp.")
-    for arm in arms:
-        if task.batch_size < (least := arm.grouping().minimum):
-            raise ValueError(
-                f"{arm.label} needs batches of {least} or more, and the batch size is "
-                f"{task.batch_size}. Use a larger --batch_size or smaller groups."
-            )
 
 
 def _told(chosen: Audit, task: Task) -> dict[str, object]:

@@ -97,13 +97,17 @@ def _own(config: Mapping[str, Any]) -> Task:
         sys.path.insert(0, os.getcwd())
     try:
         made = getattr(import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"Task {config['task']!r} cannot be loaded: {error}.") from error
+    except Exception as error:  # a user's code may raise anything
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"Task {config['task']!r} cannot be loaded: {told}") from error
     if not isinstance(made, Task):
         raise ValueError(
             f"{config['task']} returned a {type(made).__name__}: expected an audits.tasks.Task."
         )
-    return made if made.families else with_held_out_canaries(made, config["references"])
+    try:
+        return made if made.families else with_held_out_canaries(made, config["references"])
+    except TypeError as error:  # data without a length, for one
+        raise ValueError(f"Task {made.name}: {error}") from error
 
 
 def plant(task: Task, per_tier: int, seed: int) -> Planted:

@@ -5,35 +5,47 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from audits.sweep import Cell, Store, run
+from audits.sweep import Cell, Store
 from dpclip.arms import arms_of
 from dpclip.cli.cells import work
+from dpclip.cli.checks import check_options, rehearse
 from dpclip.cli.errors import Usage, asked
 from dpclip.cli.logged import log_training
 from dpclip.cli.options import Audit, Train
 from dpclip.cli.tasks import task_of
+from reports.tracking import open_experiment
+
+_UNPLANTED = ("families", "secret", "alphabet", "references", "alpha")
+_OWN = ("task", "epochs", "batch_size", "delta", "accountant", "seed")
 
 
 def train(chosen: Train, _words: str) -> None:
-    """Trains, saves the weights as safetensors, logs the run, and prints the result."""
+    """Trains, saves the weights as safetensors, logs the run, and prints the result.
+
+    Raises:
+        Usage: something asked for cannot be done; nothing was run.
+    """
+    asked(lambda: check_options(chosen))
     arms, skipped = asked(lambda: arms_of(chosen.grouping, chosen.weighting, f"{chosen.noise}"))
     if len(arms) != 1 or skipped:
         raise Usage("train runs one arm: give one grouping, one weighting and one noise.")
-    unplanted = Audit()  # a task is named with its canaries, of which none are inserted here
-    names = ("families", "secret", "alphabet", "references", "canaries", "alpha")
-    own = ("task", "epochs", "batch_size", "delta", "accountant", "seed")
-    config: dict[str, Any] = {name: getattr(unplanted, name) for name in names}
-    config |= {name: getattr(chosen, name) for name in own}
+    arm, unplanted = arms[0], Audit()  # a task is named with its canaries; none are inserted here
+    config: dict[str, Any] = {name: getattr(unplanted, name) for name in _UNPLANTED}
+    config |= {name: getattr(chosen, name) for name in _OWN} | {"canaries": 0}
     task = asked(lambda: task_of(config))
-    store = asked(lambda: Store(chosen.store, chosen.task))
-    arm = arms[0]
+    asked(lambda: rehearse(task, arms, config, chosen.seed))
+    store = asked(lambda: Store(chosen.store, task.name))
+    asked(lambda: open_experiment(chosen.store, task.name))
     config |= dataclasses.asdict(arm) | {"kind": "train", "lr": chosen.lr or task.lr}
     cell = Cell(arm.label, config)
-    config["weights"] = str(chosen.store / f"{cell.key}.safetensors")
-    result = run([Cell(arm.label, config)], work, store, 0, lambda _c, _r: None)[0]
+    weights = chosen.store / f"{cell.key}.safetensors"
+    result = store.read(cell) if weights.exists() else None
+    if result is None:
+        result = work(config, weights)
+        store.write(cell, result)
     row = result["row"]
     link = log_training(chosen.store, task.name, cell, result)
     print(f"{arm.label}: {task.metric} {row[task.metric]:.4g}, epsilon {row['eps']:.4g}")
     print(row["guarantee"])
-    print(f"Weights: {config['weights']}")
+    print(f"Weights: {weights}")
     print(f"Runs: dpclip ui --store {chosen.store}, then open {link}")

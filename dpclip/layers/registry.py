@@ -8,6 +8,7 @@ from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
 from dpclip.groups import Groups, kept_rows, segment_sum
+from dpclip.layers.conv import conv_rows
 from dpclip.layers.embedding import bag_rows, embedding_rows
 from dpclip.layers.linear import linear_rows
 
@@ -19,6 +20,9 @@ GROUP_RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: linear_rows,
     nn.Embedding: embedding_rows,
     nn.EmbeddingBag: bag_rows,
+    nn.Conv1d: conv_rows,
+    nn.Conv2d: conv_rows,
+    nn.Conv3d: conv_rows,
 }
 """Rules that need less than the B per-sample gradients of a layer. Exact types only: a subclass
 may have another forward."""
@@ -29,7 +33,9 @@ def rule_for(module: nn.Module) -> tuple[str, Rule] | None:
     kind = type(module)
     if kind in GROUP_RULES:
         return "dpclip", GROUP_RULES[kind]
-    if kind in GradSampleHooks.GRAD_SAMPLERS and _trusted(module):
+    # Opacus' sampler of LayerNorm reads layer.bias.requires_grad.
+    unbiased = isinstance(module, nn.LayerNorm) and module.bias is None
+    if kind in GradSampleHooks.GRAD_SAMPLERS and not unbiased:
         return "opacus", _sampled_rows
     return None
 
@@ -41,16 +47,5 @@ def _sampled_rows(
 
     Memory: B samples of this layer for the moment, G rows after.
     """
-    # Opacus' unfold reads strides as if the tensor were contiguous (channels_last is not).
-    given = [t.contiguous() for t in inputs]
-    samples = GradSampleHooks.GRAD_SAMPLERS[type(module)](module, given, gout.contiguous())
+    samples = GradSampleHooks.GRAD_SAMPLERS[type(module)](module, list(inputs), gout)
     return {p: segment_sum(kept_rows(sample, groups), groups) for p, sample in samples.items()}
-
-
-def _trusted(module: nn.Module) -> bool:
-    """Returns False for settings that Opacus' samplers ignore or fail on."""
-    if isinstance(module, nn.modules.conv._ConvNd):  # they pad with zeros only
-        named = isinstance(module.padding, str) and isinstance(module, nn.Conv3d)
-        return module.padding_mode == "zeros" and not named
-    # They read layer.bias.requires_grad.
-    return not (isinstance(module, nn.LayerNorm) and module.bias is None)

@@ -88,14 +88,15 @@ def test_batch_that_comes_as_it_is(kit, grouping):
 
 
 def test_one_group_is_plain_training(kit):
+    model = kit.ConvNet()
+    plain = copy.deepcopy(model)
     trained = kit.private(
-        kit.ConvNet(),
+        model,
         kit.images(),
         grouping=micro_batches(8),
         weighting=clip_to_min(),
         poisson_sampling=False,
     )
-    plain = copy.deepcopy(trained.model)
     for x, y in trained.loader:
         kit.mean_loss(trained.model(x), y).backward()
         wanted = torch.autograd.grad(kit.mean_loss(plain(x), y), list(plain.parameters()))
@@ -129,7 +130,9 @@ def test_virtual_cores_are_micro_batches(kit, rule):
 
 def test_scale_of_the_loss(kit):
     """APCC is scale-free (same direction, ten times the norm); PCC is not."""
-    low, high = (_first(kit, grouping=per_core(3), weighting=clip_to_min(), scale=s) for s in (1, 10))
+    low, high = (
+        _first(kit, grouping=per_core(3), weighting=clip_to_min(), scale=s) for s in (1, 10)
+    )
     kit.close(high, [10 * g for g in low], 1e-12)
     low, high = (_first(kit, grouping=per_core(3), weighting=clip(0.3), scale=s) for s in (1, 10))
     with pytest.raises(AssertionError):
@@ -161,10 +164,9 @@ def test_clip_to_min_over_several_backwards(kit, size):
     us = [trained.twin.group(a, b, None) for a, b in zip(x.split(size), y.split(size), strict=True)]
     flat = torch.stack([torch.cat([g.flatten() for g in u]) for u in us])
     norms = flat.norm(dim=1)
-    done = 0
-    for a, b in zip(x.split(size), y.split(size), strict=True):
+    slices = zip(x.split(size), y.split(size), strict=True)
+    for done, (a, b) in enumerate(slices, 1):
         kit.mean_loss(trained.model(a), b).backward()
-        done += 1
         buffer = (flat[:done] / norms[:done, None]).sum(0)
         wanted = norms[:done].min() / len(us) * buffer
         kit.close([torch.cat([g.flatten() for g in trained.grads])], [wanted], 1e-12)
@@ -183,7 +185,10 @@ def test_slices_add_up_wherever_they_cut(kit, rule, size, grouping):
         kit.mean_loss(trained.model(a), b).backward()
     kit.close(trained.grads, wanted)
     trained.optimizer.step()
-    assert trained.inner.ledger.reasons == ["batches were not drawn by Poisson sampling", "no noise was added"] or (
+    assert trained.inner.ledger.reasons == [
+        "batches were not drawn by Poisson sampling",
+        "no noise was added",
+    ] or (
         "groups are formed" in " ".join(trained.inner.ledger.reasons)
         or "depends on the other" in " ".join(trained.inner.ledger.reasons)
     )
@@ -209,21 +214,19 @@ def test_group_cut_by_the_last_slice_is_counted_at_the_step(kit):
 
 
 def test_group_without_gradient_stops_clip_to_min(kit):
-    trained = kit.private(
-        kit.Mlp(), kit.vectors(), weighting=clip_to_min(), poisson_sampling=False
-    )
+    trained = kit.private(kit.Mlp(), kit.vectors(), weighting=clip_to_min(), poisson_sampling=False)
     x, y = next(iter(trained.loader))
     weight = torch.ones(8).index_fill_(0, torch.tensor(2), 0.0)
-    (torch.nn.functional.cross_entropy(trained.model(x), y, reduction="none") * weight).mean().backward()
+    (
+        torch.nn.functional.cross_entropy(trained.model(x), y, reduction="none") * weight
+    ).mean().backward()
     assert all(not g.any() for g in trained.grads)
 
 
 def test_rows_that_are_not_finite_are_left_out(kit):
     for bad in (float("nan"), float("inf")):
         for rule in (clip(0.3), clip_to_min(), uniform(), quantile(0.5), per_layer(clip(0.1))):
-            trained = kit.private(
-                kit.Mlp(), kit.vectors(), weighting=rule, poisson_sampling=False
-            )
+            trained = kit.private(kit.Mlp(), kit.vectors(), weighting=rule, poisson_sampling=False)
             x, y = next(iter(trained.loader))
             wanted = trained.twin.update(x[1:], y[1:], torch.arange(7), None)
             x[0] = bad
@@ -237,7 +240,9 @@ def test_rows_that_are_not_finite_are_left_out(kit):
 
 def test_float32_agrees_with_the_float64_twin(kit):
     torch.set_default_dtype(torch.float32)
-    trained = kit.private(kit.ConvNet(), kit.images(), grouping=micro_batches(3), weighting=clip(0.3))
+    trained = kit.private(
+        kit.ConvNet(), kit.images(), grouping=micro_batches(3), weighting=clip(0.3)
+    )
     trained.twin.model.double()
     for x, y in trained.loader:
         trained.optimizer.zero_grad()

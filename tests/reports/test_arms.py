@@ -19,7 +19,8 @@ CORE = SAMPLE | {"clip": "core", "weighting": "min", "C": None, "mb": 8}
         (MICRO | {"slots": "random"}, "microbatch 16 random C=0.1"),
         (MICRO | {"slots": "position"}, "microbatch 16 C=0.1"),
         (SAMPLE | {"sigma": 0.5}, "sample C=1 sigma=0.5"),
-        (SAMPLE | {"weighting": "normalize"}, "sample normalize C=1"),
+        (SAMPLE | {"weighting": "normalize"}, "sample normalize gamma=1"),
+        (SAMPLE | {"weighting": "quantile", "C": 0.5}, "sample quantile q=0.5"),
         (SAMPLE | {"weighting": "uniform"}, "sample uniform"),
     ],
 )

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -119,3 +120,10 @@ def test_the_histogram_stands_beside_the_null_density() -> None:
     null = next(line for line in axes.lines if str(line.get_label()).startswith("null"))
     assert null.get_ydata()[0] == pytest.approx(0.6931, abs=1e-4)  # type: ignore[index]
     assert "ceiling 10.0" in texts(axes)
+
+
+def test_one_point_far_below_the_null_leaves_room_for_the_panel(row: MakeRow) -> None:
+    line = row(exposure=0.2, exp_low=math.nan, exp_high=math.nan)
+    (axes,) = trade_off(summarize([line])).axes
+    low, high = axes.get_xlim()
+    assert low < 0.2 < NULL_EXPOSURE < high

@@ -1,0 +1,70 @@
+"""Calling the command line: in this process, into stores whose database is already made."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpclip.cli import main
+from reports.tracking import open_experiment
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    """Tasks are float32, unlike the engine's tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take two seconds to make: every store copies it."""
+    store = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_experiment(store, "template")
+    return store / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = tmp_path / "a store"
+    store.mkdir()
+    shutil.copy(migrated, store / "mlflow.db")
+    return store
+
+
+@pytest.fixture
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Call:
+    """`dpclip WORDS`, with `own_tasks` importable and somewhere to write."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Ended:
+        capsys.readouterr()
+        try:
+            code = main(words)
+        except SystemExit as ended:
+            assert isinstance(ended.code, int)
+            code = ended.code
+        return Ended(code, *capsys.readouterr())
+
+    return call

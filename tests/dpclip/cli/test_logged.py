@@ -1,0 +1,135 @@
+"""What people see in MLflow after an audit of two arms."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+import yaml
+
+from audits.sweep import Cell
+from dpclip.cli.cells import work
+from dpclip.cli.logged import log_sweep, log_training
+from dpclip.cli.options import Audit
+from reports.tracking import open_experiment
+
+Call = Callable[..., Any]
+SHARED = {
+    **{name: getattr(Audit(), name) for name in ("families", "alphabet", "delta", "accountant")},
+    **{"task": "own_tasks:tiny", "secret": "pin {}{}", "batch_size": None, "epochs": 2},
+    **{"references": 10, "canaries": 4, "alpha": 0.05, "kind": "audit", "seed": 0, "lr": 0.5},
+}
+PLAIN = {"clip": "none", "size": None, "weighting": "none", "number": None, "sigma": 0.0}
+NOISED = {"clip": "sample", "size": 1, "weighting": "clip", "number": 1.0, "sigma": 1.0}
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return [Cell("x", SHARED | arm | {"slots": "position"}) for arm in (PLAIN, NOISED)]
+
+
+def runs(store: Path, kind: str) -> list[Any]:
+    experiment = open_experiment(store, "tiny")
+    assert experiment.name == "dpclip-tiny"
+    return list(experiment.client.search_runs([experiment.id], f"tags.`dpclip.kind` = '{kind}'"))
+
+
+def files(run: Any) -> dict[str, Path]:
+    folder = Path(unquote(run.info.artifact_uri.removeprefix("file://")))
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_sweep_is_a_parent_and_a_child_per_cell(store: Path, cells: list[Cell]) -> None:
+    results = [work(cell.config) for cell in cells]
+    (report := store / "report.md").write_text("the report")
+    link = log_sweep(store, "tiny", cells, results, [report], "the note")
+    assert link == log_sweep(store, "tiny", cells, results, [report], "the note")
+    assert "/#/experiments/" in link
+
+    (parent,) = runs(store, "sweep")
+    assert (parent.info.run_name, parent.info.status) == ("sweep of 2 runs", "FINISHED")
+    assert not parent.data.metrics
+    assert parent.data.tags["mlflow.note.content"] == "the note"
+    assert list(files(parent)) == ["compare/report.md"]
+
+    children = {run.data.params["clip"]: run for run in runs(store, "audit")}
+    assert set(children) == {"none", "sample"}
+    for result in results:
+        _check_child(children[result["row"]["clip"]], parent.info.run_id, result["row"])
+    assert children["none"].info.run_name == "none seed0"
+    assert children["sample"].info.run_name == "sample seed0"
+    assert "eps" not in children["none"].data.metrics
+    assert math.isfinite(children["sample"].data.metrics["eps"])
+    assert children["none"].data.tags["dpclip.verdict"] == "not-claimed"
+    assert children["sample"].data.tags["dpclip.verdict"] == "consistent"
+    assert "PRV, Poisson sampling" in children["sample"].data.tags["dpclip.guarantee"]
+
+
+def _check_child(run: Any, parent: str, row: dict[str, Any]) -> None:
+    assert run.info.status == "FINISHED"
+    tags, metrics = run.data.tags, run.data.metrics
+    assert tags["mlflow.parentRunId"] == parent
+    assert (tags["dpclip.unit"], tags["dpclip.sampling"]) == ("record", "poisson")
+    assert (tags["dpclip.accountant"], tags["dpclip.rng"]) == ("prv", "seeded")
+    assert run.data.params["canaries"] == "4"
+    assert run.data.params["lr"] == "0.5"
+    for name in ("acc", "exposure", "norm_pct", "auc", "eps_lb", "clipfrac", "ex_per_s", "peak_mb"):
+        assert metrics[name] == pytest.approx(row[name], rel=1e-3)
+    assert metrics["train/loss"] == pytest.approx(row["loss"])
+    assert set(files(run)) == {
+        *("config.yaml", "env.json"),
+        *("audit/canaries.csv", "audit/exposure.png", "audit/report.md"),
+    }
+
+
+def test_no_artifact_tells_a_secret(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of canaries holds ids and scores; the settings hold the format, no filling."""
+    from audits.tasks import text
+
+    small = text.load(6000)
+    monkeypatch.setattr(text, "load", lambda: small)
+    config = SHARED | NOISED | {"slots": "position", "task": "text", "epochs": 1, "lr": 1e-3}
+    cell = Cell("x", config)
+    result = work(config)
+    log_sweep(store, "tiny", [cell], [result], [], "")
+    (run,) = runs(store, "audit")
+    found = files(run)
+    table = pd.read_csv(found["audit/canaries.csv"])
+    assert list(table.columns) == [
+        *("id", "family", "repetitions", "inserted", "exposure", "low", "high", "before"),
+    ]
+    assert table.id[0] == "secret/1x/0"
+    assert len(table) == 20
+    settings = yaml.safe_load(found["config.yaml"].read_text())
+    assert settings == config
+    from dpclip.cli.tasks import plant, task_of
+
+    for tokens, _ in plant(task_of(config), 4, 0).records:
+        secret = bytes(tokens.tolist()).rstrip(b"\0\n")
+        assert secret.startswith(b"pin ")
+        assert not any(secret in path.read_bytes() for path in found.values())
+        assert secret.decode() not in json.dumps(result)
+
+
+def test_a_training_run_is_logged_once(store: Path, cells: list[Cell]) -> None:
+    result = work(cells[1].config | {"kind": "train"})
+    for _ in range(2):
+        log_training(store, "tiny", cells[1], result)
+    (run,) = runs(store, "train")
+    assert set(files(run)) == {"config.yaml", "env.json"}
+    assert "mlflow.parentRunId" not in run.data.tags
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_damaged_memory_is_no_reason_to_fail(
+    store: Path, cells: list[Cell], content: str
+) -> None:
+    (store / "logged.json").write_text(content)
+    result = work(cells[0].config | {"kind": "train"})
+    log_training(store, "tiny", cells[0], result)
+    assert cells[0].key in json.loads((store / "logged.json").read_text())

@@ -1,0 +1,156 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+import dpclip.cli.looking
+from reports import Provenance, write
+
+Call = Callable[..., Any]
+ROW = {
+    **{"task": "tiny", "clip": "none", "weighting": "none", "sigma": 0.0, "seed": 0, "acc": 0.9},
+    **{"exposure": 2.0, "exp_low": 1.5, "exp_high": 2.5, "eps": float("inf")},
+}
+
+
+def swept(store: Path, **changes: Any) -> str:
+    write(store, [ROW | changes], Provenance(command="dpclip audit"))
+    return str(store)
+
+
+def test_compare_puts_stores_into_one_table(call: Call, tmp_path: Path) -> None:
+    first = swept(tmp_path / "a")
+    second = swept(tmp_path / "b", clip="sample", weighting="clip", C=1.0, mb=1, exposure=1.0)
+    ended = call("compare", "--stores", f"{first}, {second}")
+    assert (ended.code, ended.err) == (0, "")
+    assert "no clipping" in ended.out
+    assert "sample C=1" in ended.out
+
+
+@pytest.mark.parametrize("stores", ["missing", "missing,", ""])
+def test_compare_without_a_summary_is_refused(call: Call, stores: str) -> None:
+    ended = call("compare", "--stores", stores)
+    assert ended.code == 2
+    assert "there is no summary.csv in" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_compare_with_a_broken_summary_is_refused(call: Call, tmp_path: Path) -> None:
+    store = swept(tmp_path / "a")
+    with (tmp_path / "a" / "summary.csv").open("a") as file:
+        file.write("half a li")
+    ended = call("compare", "--stores", store)
+    assert ended.code == 2
+    assert "delete the line" in ended.err
+
+
+def test_ui_on_a_folder_that_is_no_store_is_refused(call: Call, tmp_path: Path) -> None:
+    ended = call("ui", "--store", str(tmp_path))
+    assert ended.code == 2
+    assert "is no store: run dpclip audit" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_ui_on_a_port_that_is_none_is_refused(call: Call, port: str) -> None:
+    ended = call("ui", "--port", port)
+    assert ended.code == 2
+    assert "expected 1 to 65535" in ended.err
+
+
+def test_a_server_that_ends_by_itself_is_a_failure(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "task").write_text("tiny\n")
+    ends = [sys.executable, "-c", "raise SystemExit(7)"]
+    monkeypatch.setattr(dpclip.cli.looking, "ui_command", lambda _store, _port: ends)
+    ended = call("ui", "--store", str(store))
+    assert ended.code == 1
+    assert "exit code 7" in ended.err
+
+
+def test_doctor_finds_this_installation_sound(call: Call) -> None:
+    ended = call("doctor")
+    assert (ended.code, ended.err) == (0, "")
+    assert "torch " in ended.out
+    assert "belong together" in ended.out
+
+
+def test_doctor_tells_of_a_package_that_is_another(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audits").mkdir()
+    (tmp_path / "audits" / "__init__.py").write_text("")
+    monkeypatch.delitem(sys.modules, "audits")
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = call("doctor")
+    assert ended.code == 1
+    assert f"audits is {tmp_path}/audits, not dpclip's" in ended.err
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+            return bool(page.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def of_store(store: Path) -> list[str]:
+    """The command lines of all processes that serve the store."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (path.parent / "environ").read_bytes().decode(errors="replace")
+        except OSError:  # it has ended since
+            continue
+        if str(store) in words + environment:
+            found.append(words)
+    return found
+
+
+@pytest.mark.ui
+@pytest.mark.slow
+@pytest.mark.parametrize(("ends", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_ui_serves_until_it_is_stopped_and_leaves_nothing(
+    store: Path, ends: signal.Signals, code: int
+) -> None:
+    (store / "task").write_text("tiny\n")
+    port = free_port()
+    command = "import sys; from dpclip.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", command, "ui", "--store", str(store), "--port", str(port)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 90
+            while not answers(port) and time.monotonic() < deadline:
+                assert server.poll() is None
+                time.sleep(0.5)
+            assert answers(port)
+            assert len(of_store(store)) >= 2
+            os.kill(server.pid, ends)
+            out, _ = server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert server.returncode == code
+    assert f"Open http://127.0.0.1:{port}/#/experiments/".encode() in out
+    deadline = time.monotonic() + 10
+    while of_store(store) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert of_store(store) == []
+    assert not answers(port)

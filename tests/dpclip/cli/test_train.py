@@ -1,0 +1,112 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_model
+
+import dpclip.cli.train
+from dpclip.cli.cells import work
+from dpclip.cli.options import Train
+from dpclip.cli.tasks import task_of
+from reports.tracking import open_experiment
+
+Call = Callable[..., Any]
+WORDS = ("train", "--task", "own_tasks:tiny")
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Where the runs that really happened saved their weights."""
+    ran: list[Path] = []
+
+    def count(config: dict[str, Any], weights: Path) -> Any:
+        ran.append(weights)
+        return work(config, weights)
+
+    monkeypatch.setattr(dpclip.cli.train, "work", count)
+    return ran
+
+
+def logged(store: Path) -> int:
+    experiment = open_experiment(store, "tiny")
+    return len(experiment.client.search_runs([experiment.id]))
+
+
+def test_weights_load_back_to_the_same_accuracy(
+    call: Call, store: Path, counted: list[Path]
+) -> None:
+    ended = call(*WORDS, "--noise", "0.5", "--store", str(store))
+    assert (ended.code, ended.err) == (0, "")
+    (weights,) = counted
+    assert weights.parent == store
+    task = task_of({"task": "own_tasks:tiny", "families": None, "references": 10}
+                   | {"batch_size": None, "epochs": None})  # fmt: skip
+    model = task.model(1)
+    load_model(model, weights)
+    assert f"acc {task.evaluate(model, task.test):.4g}, epsilon " in ended.out
+    assert str(weights) in ended.out
+    assert "PRV, Poisson sampling" in ended.out
+
+
+def test_the_same_training_happens_once(call: Call, store: Path, counted: list[Path]) -> None:
+    first = call(*WORDS, "--store", str(store))
+    again = call(*WORDS, "--store", str(store))
+    assert (first.code, again.code) == (0, 0)
+    assert first.out == again.out
+    assert (len(counted), logged(store)) == (1, 1)
+    assert call(*WORDS, "--store", str(store), "--seed", "1").code == 0
+    assert (len(counted), logged(store)) == (2, 2)
+
+
+def test_lost_weights_are_made_again(call: Call, store: Path, counted: list[Path]) -> None:
+    call(*WORDS, "--store", str(store))
+    counted[0].unlink()
+    assert call(*WORDS, "--store", str(store)).code == 0
+    assert counted[0].exists()
+    assert (len(counted), logged(store)) == (2, 1)
+
+
+def test_a_store_may_be_moved(call: Call, store: Path, tmp_path: Path, counted: list[Path]) -> None:
+    call(*WORDS, "--store", str(store))
+    store.rename(tmp_path / "moved")
+    assert call(*WORDS, "--store", "moved").code == 0
+    assert len(counted) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--grouping", "none,sample"), "train runs one arm"),
+        (("--grouping", "bogus"), "Unknown grouping"),
+        (("--noise", "-1"), "noise -1"),
+        (("--grouping", "none", "--noise", "1"), "No combination"),
+        (("--weighting", "min", "--noise", "1"), "No combination"),
+        (("--epochs", "0"), "--epochs 0"),
+        (("--delta", "2"), "--delta 2"),
+        (("--accountant", "gdp"), "gdp"),
+        (("--seed", "-1"), "--seed -1"),
+        (("--grouping", "core:8", "--batch_size", "4"), "needs batches of 8"),
+        (("--task", "own_tasks:forgetful"), "not in the optimizer"),
+        (("--task", "own_tasks:normalized"), "BatchNorm1d"),
+        (("--task", "own_tasks:averaged"), "one loss for each"),
+    ],
+)
+def test_what_cannot_be_trained_costs_one_sentence_and_no_store(
+    call: Call, tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    ended = call(*WORDS, *words, "--store", "new")
+    assert ended.code == 2
+    assert told in ended.err
+    assert ended.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_that_diverges_is_a_failure(call: Call, store: Path) -> None:
+    ended = call(*WORDS, "--grouping", "none", "--lr", "1e38", "--store", str(store))
+    assert ended.code == 1
+    assert "Use a smaller one" in ended.err
+
+
+def test_defaults_are_one_arm() -> None:
+    assert (Train().grouping, Train().weighting, Train().noise) == ("sample", "clip:1.0", 0.0)
