@@ -103,7 +103,7 @@ class Demo:
         store: folder for results.
     """
 
-    seeds: int = 5
+    seeds: int = 8
     workers: int = _cores()
     store: Path = Path("demo")
 

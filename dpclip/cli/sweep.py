@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from audits.search import SEED, best_rate, search_cells
+from audits.search import SEEDS, best_rate, search_cells
 from audits.sweep import Cell, Result, Store, run
 from audits.tasks import Task
 from dpclip.arms import Arm, lists_of, together
@@ -41,7 +41,7 @@ def audit(chosen: Audit, words: str) -> None:
         lambda: together(lists_of(chosen.task, chosen.grouping, chosen.weighting, chosen.noise))
     )
     claiming = sum(arm.sigma > 0 for arm in arms) * chosen.seeds
-    config = _config(chosen) | {"alpha": chosen.alpha / max(1, claiming)}
+    config = _config(chosen) | {"alpha": chosen.alpha}
     task = asked(lambda: task_of(config))
     asked(lambda: rehearse(task, arms, config, chosen.first_seed))
     if chosen.search and not task.lrs:
@@ -49,7 +49,7 @@ def audit(chosen: Audit, words: str) -> None:
     store = asked(lambda: Store(chosen.store, task.name))
     # Workers that meet a database without tables would all make them.
     asked(lambda: open_experiment(chosen.store, task.name))
-    total = len(arms) * (chosen.seeds + (len(task.lrs) if chosen.search else 0))
+    total = len(arms) * (chosen.seeds + (len(task.lrs) * len(SEEDS) if chosen.search else 0))
     with tqdm(total=total, unit="run", disable=None) as bar:
 
         def ran(cells: Sequence[Cell]) -> list[Result]:
@@ -59,13 +59,19 @@ def audit(chosen: Audit, words: str) -> None:
 
             return run(cells, work, store, chosen.workers, done)
 
-        settings = {arm: config | dataclasses.asdict(arm) for arm in arms}
+        settings = {
+            # Only runs that claim an epsilon can contradict one; they share alpha.
+            arm: config
+            | dataclasses.asdict(arm)
+            | ({"alpha": chosen.alpha / claiming} if arm.sigma > 0 else {})
+            for arm in arms
+        }
         rates = dict.fromkeys(arms, chosen.lr or task.lr)
         if chosen.search:
             grids = {a: search_cells(settings[a], a.label, task.lrs) for a in arms}
             found = iter(ran([cell for grid in grids.values() for cell in grid]))
             rates = {
-                arm: best_rate([next(found) for _ in grid], task.higher_is_better)
+                arm: best_rate([next(found) for _ in grid], task.higher_is_better, arm.label)
                 for arm, grid in grids.items()
             }
         cells = [
@@ -79,7 +85,7 @@ def audit(chosen: Audit, words: str) -> None:
         command=words,
         configuration=_told(chosen, task),
         learning_rates=task.lrs if chosen.search else (),
-        chosen_by=f"validation {task.metric} of one run each, seed {SEED}" if chosen.search else "",
+        chosen_by=_judged(task) if chosen.search else "",
         skipped=skipped,
     )
     files = write(chosen.store, rows, provenance)
@@ -93,6 +99,11 @@ def audit(chosen: Audit, words: str) -> None:
             f"the lower bound of {wrong[0]} exceeds the epsilon it claims (alpha {chosen.alpha:g} "
             f"shared over {claiming} runs)"
         )
+
+
+def _judged(task: Task) -> str:
+    seeds = ", ".join(map(str, SEEDS))
+    return f"mean validation {task.metric} of {len(SEEDS)} runs each (seeds {seeds})"
 
 
 def _cell(arm: Arm, setting: Mapping[str, Any], seed: int, rate: float) -> Cell:

@@ -318,6 +318,20 @@ def test_second_batch_before_the_step_voids_and_accumulates(kit):
     assert "second batch was drawn" in trained.engine.guarantee
 
 
+def test_batch_that_was_followed_by_another_voids(kit):
+    """Its records may be in the next one too, and the engine has let go of it."""
+    trained = noisy(kit, lr=0.0)
+    batches = iter(trained.loader)
+    x, y = next(batches)
+    wanted, loss = trained.expected(x, y), kit.mean_loss(trained.model(x), y)
+    next(batches)
+    loss.backward()
+    kit.close(trained.grads, wanted)
+    trained.optimizer.step()
+    assert trained.engine.get_epsilon(1e-5) == math.inf
+    assert "had not just yielded" in trained.engine.guarantee
+
+
 @pytest.mark.parametrize("grouping", CLAIMED, ids=label)
 def test_two_losses_on_the_same_records_void(kit, grouping):
     trained = noisy(kit, grouping=grouping, lr=0.0)

@@ -16,10 +16,8 @@ import dpclip.cli.looking
 from reports import Provenance, write
 
 Call = Callable[..., Any]
-ROW = {
-    **{"task": "tiny", "clip": "none", "weighting": "none", "sigma": 0.0, "seed": 0, "acc": 0.9},
-    **{"exposure": 2.0, "exp_low": 1.5, "exp_high": 2.5, "eps": float("inf")},
-}
+ROW = {"task": "tiny", "clip": "none", "weighting": "none", "sigma": 0.0, "seed": 0, "acc": 0.9}
+ROW |= {"exposure": 2.0, "exp_low": 1.5, "exp_high": 2.5, "eps": float("inf")}
 
 
 def swept(store: Path, **changes: Any) -> str:

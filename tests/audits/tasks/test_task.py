@@ -1,0 +1,56 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from audits.tasks import digits
+from audits.tasks.task import scores
+
+
+def first(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    return model(batch[0])[:, 0]
+
+
+def test_scores_are_in_the_order_of_the_records() -> None:
+    records = TensorDataset(torch.arange(1300.0)[:, None])
+    found = scores(nn.Identity(), records, first)
+    assert found.dtype == np.float64
+    assert found.tolist() == list(range(1300))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_scores_are_of_eval_mode_which_is_put_back(training: bool) -> None:
+    model = nn.Dropout(0.5).train(training)
+    found = scores(model, TensorDataset(torch.ones(50, 1)), first)
+    assert found.tolist() == [1.0] * 50
+    assert model.training is training
+
+
+def test_the_mode_is_put_back_after_an_error() -> None:
+    model = nn.Dropout(0.5)
+    with pytest.raises(IndexError):
+        scores(model, TensorDataset(torch.ones(5)), first)
+    assert model.training
+
+
+def test_scores_take_lists_and_a_collate_function() -> None:
+    def collate(records: list[float]) -> list[Tensor]:
+        return [torch.tensor(records)[:, None]]
+
+    assert scores(nn.Identity(), [3.0, 1.0], first, collate).tolist() == [3.0, 1.0]
+    assert scores(nn.Identity(), [], first, collate).shape == (0,)
+
+
+def test_which_way_is_better() -> None:
+    made = digits.task({})
+    assert made.metric == "acc"
+    assert made.higher_is_better
+
+
+@pytest.mark.parametrize("wrong", [{"name": ""}, {"name": " "}, {"name": "a/b"}, {"metric": "f1"}])
+def test_a_task_that_no_report_could_tell_of_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="expected one"):
+        dataclasses.replace(digits.task({}), **wrong)  # type: ignore[arg-type]

@@ -1,0 +1,118 @@
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from audits.sweep import Cell, Store, run
+from dpclip.cli.cells import work
+from dpclip.cli.options import Audit
+
+NAMES = ("families", "secret", "alphabet", "delta", "accountant")
+SHARED = {name: getattr(Audit(), name) for name in NAMES}
+SHARED |= {"task": "own_tasks:tiny", "references": 10, "canaries": 4, "alpha": 0.05, "seed": 0}
+SHARED |= {"lr": 0.5, "batch_size": None, "epochs": 2, "kind": "audit"}
+CHANGING = ("ex_per_s", "peak_mb")
+
+
+def cell(clip: str = "sample", sigma: float = 0.0, **changes: Any) -> dict[str, Any]:
+    rule = {"weighting": "clip", "number": 1.0}
+    arm: dict[str, Any] = {
+        "none": {"size": None, "weighting": "none", "number": None},
+        "sample": {"size": 1, **rule},
+        "microbatch": {"size": 4, **rule},
+        "core": {"size": 2, **rule},
+    }[clip]
+    return SHARED | arm | {"clip": clip, "slots": "position", "sigma": sigma} | changes
+
+
+def steady(result: dict[str, Any]) -> str:
+    row = {name: value for name, value in result["row"].items() if name not in CHANGING}
+    return repr((row, result["series"], result["canaries"]))
+
+
+@pytest.fixture(autouse=True)
+def _own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+
+@pytest.mark.parametrize("clip", ["none", "sample", "microbatch", "core"])
+def test_the_same_cell_is_the_same_result_bit_for_bit(clip: str) -> None:
+    sigma = 0.0 if clip == "none" else 0.5
+    first, again = (work(cell(clip, sigma, accountant="rdp")) for _ in range(2))
+    assert steady(first) == steady(again)
+    assert steady(first) != steady(work(cell(clip, sigma, accountant="rdp", seed=1)))
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_bit(tmp_path: Path) -> None:
+    config = cell("sample", 0.5, task="digits", references=50, epochs=1)
+    found = []
+    for workers in (0, 1):
+        store = Store(tmp_path / f"{workers}", "digits")
+        (result,) = run([Cell("x", config)], work, store, workers, lambda _c, _r: None)
+        found.append(
+            steady(
+                {**result, "series": {k: list(map(tuple, v)) for k, v in result["series"].items()}}
+            )
+        )
+    assert found[0] == found[1]
+
+
+def test_a_row_says_which_arm_it_is() -> None:
+    row = work(cell("microbatch", 0.0, slots="random"))["row"]
+    assert (row["clip"], row["mb"], row["C"], row["slots"]) == ("microbatch", 4, 1.0, "random")
+    assert row["arm"] == "microbatch:4:random clip:1"
+    assert row["q"] == pytest.approx(20 / 160, rel=0.5)  # canary copies are records too
+    assert row["steps"] == 2 * math.ceil(1 / row["q"])
+    assert math.isinf(row["eps"])
+    assert row["verdict"] == "not-claimed"
+    assert set(row) >= {"acc", "exposure", "auc", "eps_lb", "budget", "manifest", "guarantee"}
+
+
+def test_noise_claims_an_epsilon() -> None:
+    row = work(cell("sample", 1.0))["row"]
+    assert 0 < row["eps"] < 20
+    assert row["verdict"] == "consistent"
+    assert row["guarantee"].startswith("(PRV, Poisson sampling")
+    less = work(cell("sample", 2.0))["row"]
+    assert less["eps"] < row["eps"]
+
+
+def test_noise_on_groups_by_position_warns_nobody_and_claims_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        row = work(cell("microbatch", 1.0))["row"]
+    assert math.isinf(row["eps"])
+    assert row["guarantee"].startswith("No epsilon")
+
+
+def test_canaries_are_told_by_id() -> None:
+    result = work(cell())
+    assert len(result["canaries"]) == 20
+    first = result["canaries"][0]
+    assert first["id"] == "records/1x/0"
+    assert set(first) == {
+        *("id", "family", "repetitions", "inserted", "exposure", "low", "high", "before"),
+    }
+    inserted = [
+        c["exposure"] for c in result["canaries"] if c["inserted"] and c["repetitions"] == 1
+    ]
+    assert result["row"]["exposure"] == pytest.approx(sum(inserted) / len(inserted))
+
+
+def test_a_search_cell_is_judged_on_validation_data() -> None:
+    result = work(cell(kind="search"))
+    assert 0 <= result["row"]["validation"] <= 1
+    assert result["canaries"] == []
+    assert work(cell("none", kind="search", lr=1e38))["row"]["validation"] is None
+
+
+def test_weights_are_saved_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "w.safetensors"
+    result = work(cell(kind="train", canaries=0), path)
+    assert set(load_file(path)) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert 0 <= result["row"]["acc"] <= 1
+    assert "exposure" not in result["row"]
