@@ -227,8 +227,8 @@ class PrivacyEngine:
             return f"No epsilon: {'; '.join(reasons)}."
         ledger = self._private.ledger
         return (
-            f"({ledger.mechanism.upper()}, Poisson sampling at q = {ledger.sample_rate:.4g}) "
-            f"{claimed.because}"
+            f"{ledger.mechanism.upper()} accounting, Poisson sampling at q = "
+            f"{ledger.sample_rate:.4g}. {claimed.because}"
         )
 
     def diagnostics(self) -> Diagnostics:

@@ -48,8 +48,8 @@ def claim(grouping: GroupingFacts, weighting: WeightingFacts) -> Claim:
         sensitivity,
         sensitivity,
         f"Adding or removing one {grouping.unit} moves the sum by at most {sensitivity:.4g}: "
-        f"{weighting.because} and {grouping.because}. (Replacing one moves it by at most "
-        f"{grouping.replace_one} with C = {bound:.4g}; the epsilon is not about that.)",
+        f"{weighting.because} and {grouping.because}; replacing one, which epsilon is not about, "
+        f"moves it by at most {grouping.replace_one} with C = {bound:.4g}.",
         shift,
     )
 

@@ -76,7 +76,7 @@ def test_noise_claims_an_epsilon() -> None:
     row = work(cell("sample", 1.0))["row"]
     assert 0 < row["eps"] < 20
     assert row["verdict"] == "consistent"
-    assert row["guarantee"].startswith("(PRV, Poisson sampling")
+    assert row["guarantee"].startswith("PRV accounting, Poisson sampling")
     less = work(cell("sample", 2.0))["row"]
     assert less["eps"] < row["eps"]
 
