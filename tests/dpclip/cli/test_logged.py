@@ -66,7 +66,7 @@ def test_a_sweep_is_a_parent_and_a_child_per_cell(store: Path, cells: list[Cell]
     assert math.isfinite(children["sample"].data.metrics["eps"])
     assert children["none"].data.tags["dpclip.verdict"] == "not-claimed"
     assert children["sample"].data.tags["dpclip.verdict"] == "consistent"
-    assert "PRV, Poisson sampling" in children["sample"].data.tags["dpclip.guarantee"]
+    assert "PRV accounting, Poisson sampling" in children["sample"].data.tags["dpclip.guarantee"]
 
 
 def _check_child(run: Any, parent: str, row: dict[str, Any]) -> None:

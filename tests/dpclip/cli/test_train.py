@@ -46,7 +46,7 @@ def test_weights_load_back_to_the_same_accuracy(
     load_model(model, weights)
     assert f"acc {task.evaluate(model, task.test):.4g}, epsilon " in ended.out
     assert str(weights) in ended.out
-    assert "PRV, Poisson sampling" in ended.out
+    assert "PRV accounting, Poisson sampling" in ended.out
 
 
 def test_the_same_training_happens_once(call: Call, store: Path, counted: list[Path]) -> None:
