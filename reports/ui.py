@@ -28,7 +28,9 @@ def runs_link(experiment_id: str, server: str = f"http://127.0.0.1:{PORT}") -> s
     """Returns the address of an experiment's table of runs.
 
     MLflow opens an experiment on its page for language-model apps, which is empty here; the
-    workflow in the address leads to the runs.
+    workflow in the address leads to the runs. Sorted by a metric they all show; otherwise they
+    are folded away under their sweep.
     """
     query = "compareRunsMode=TABLE&workflowType=machine_learning"
+    query += "&orderByKey=metrics.%60exposure%60&orderByAsc=true"
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"

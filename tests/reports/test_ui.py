@@ -29,4 +29,5 @@ def test_the_link_lands_on_the_table_of_runs() -> None:
     assert runs_link("7", "http://localhost:5001/") == (
         "http://localhost:5001/#/experiments/7/runs"
         "?compareRunsMode=TABLE&workflowType=machine_learning"
+        "&orderByKey=metrics.%60exposure%60&orderByAsc=true"
     )
