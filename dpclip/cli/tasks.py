@@ -49,7 +49,6 @@ def task_of(config: Mapping[str, Any]) -> Task:
 
 
 def _digits(config: Mapping[str, Any]) -> Task:
-
     def noise(_: digits.Digits) -> Any:
         return lambda n, rng: TensorDataset(*noise_images(n, digits.SHAPE, digits.CLASSES, rng))
 
@@ -61,7 +60,6 @@ def _digits(config: Mapping[str, Any]) -> Task:
 
 
 def _text(config: Mapping[str, Any]) -> Task:
-
     form = SecretFormat(config["secret"], config["alphabet"])
     fillings = [form.fill([letter] * form.holes) for letter in form.alphabet]
     check_tokenizable(
@@ -87,7 +85,6 @@ def _text(config: Mapping[str, Any]) -> Task:
 
 
 def _own(config: Mapping[str, Any]) -> Task:
-
     module, _, function = config["task"].partition(":")
     if not function:
         raise ValueError(
