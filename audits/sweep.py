@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -163,6 +164,11 @@ def _each(
 def _named(cell: Cell, get: Callable[[], Result]) -> Result:
     try:
         return get()
+    except BrokenProcessPool as error:  # breaks all cells at once, whichever was the cause
+        raise RuntimeError(
+            "A worker process died (killed, or out of memory). Finished runs are kept; the same "
+            "command goes on, with fewer --workers if memory was short."
+        ) from error
     except Exception as error:
         raise RuntimeError(f"{cell.label}: {error}") from error
 
