@@ -158,7 +158,7 @@ def test_a_failing_worker_lets_the_running_ones_finish(store: Store, jobs: Any) 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_a_failure(store: Store, jobs: Any) -> None:
-    with pytest.raises(RuntimeError, match="A worker process died .*Finished runs are kept"):
+    with pytest.raises(RuntimeError, match=r"A worker process died .*Finished runs are kept"):
         run(cells(1, 2), jobs.dies, store, 1, nothing)
 
 
