@@ -2,6 +2,11 @@
 
 import signal
 import threading
+from pathlib import Path
+
+import pytest
+
+from reports.tracking import open_experiment
 
 
 def pytest_configure() -> None:
@@ -13,3 +18,13 @@ def pytest_configure() -> None:
     here = threading.current_thread() is threading.main_thread()
     if here and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take two seconds to make: every store copies it."""
+    store = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_experiment(store, "template")
+    return store / "mlflow.db"

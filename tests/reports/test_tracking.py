@@ -31,16 +31,6 @@ NOISE = {"clip": "sample", "weighting": "clip", "C": 1.0, "sigma": 0.5, "mb": 1,
 CLAIM = {"eps": 3.14159, "guarantee": "(3.14, 1e-05), example level, PRV", "verdict": "consistent"}
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take two seconds to make: every test copies it."""
-    store = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        open_experiment(store, "template")
-    return store / "mlflow.db"
-
-
 @pytest.fixture
 def store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

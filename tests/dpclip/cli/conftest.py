@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dpclip.cli import main
-from reports.tracking import open_experiment
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,6 @@ def _double() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take two seconds to make: every store copies it."""
-    store = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        open_experiment(store, "template")
-    return store / "mlflow.db"
 
 
 @pytest.fixture
