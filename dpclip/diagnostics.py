@@ -41,14 +41,8 @@ def diagnostics_of(seen: Sequence[tuple[Stats, Tensor]]) -> Diagnostics:
     )
 
 
-def statistics(flat: Sequence[Tensor], scale: Tensor, sizes: Tensor, divisor: float) -> Stats:
-    """Returns the statistics of rows [G, numel] of each of the L parameters, times scale [G]."""
-    layers = torch.stack(
-        [
-            torch.linalg.vector_norm(r, dim=1, dtype=torch.promote_types(r.dtype, torch.float32))
-            for r in flat
-        ]
-    )
-    layers = layers * scale.to(layers)
+def statistics(squares: Tensor, scale: Tensor, sizes: Tensor, divisor: float) -> Stats:
+    """Returns the statistics of groups whose rows have squared norms [L, G], times scale [G]."""
+    layers = squares.sqrt() * scale
     norms = torch.linalg.vector_norm(layers, dim=0)
     return Stats(norms, layers, sizes, norms.isfinite() & (sizes > 0), divisor)

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpclip.diagnostics import Diagnostics, diagnostics_of, statistics
+from dpclip.gathering import Buffers, Gathered
 from dpclip.groups import Groups, groups_of
 from dpclip.hooks import GroupHooks
 from dpclip.ledger import Ledger
+from dpclip.parts import Formed, Part
+from dpclip.parts.part import accumulated
 from dpclip.passes import Forward, OpenGroup, Pass, Rows
 from dpclip.pieces import Piece
 from dpclip.sensitivity import Claim, claim
+from dpclip.speed import Chooser
 from dpclip.types import Divisor, Grouping, Members, Noise, State, Stats, Weighting
 
 
@@ -36,6 +40,7 @@ class Engine:
         ledger: Ledger,
         generators: tuple[torch.Generator, torch.Generator],
         batch_first: bool = True,
+        chooser: Chooser | None = None,
     ) -> None:
         self.grouping, self.weighting, self.noise = grouping, weighting, noise
         self.noise_multiplier = noise_multiplier
@@ -44,6 +49,8 @@ class Engine:
         self.ledger = ledger
         self.slot_generator, self.noise_generator = generators
         self.params = [p for p in module.parameters() if p.requires_grad]
+        dtypes = [accumulated(p.dtype) for p in self.params]
+        self._wide = max(dtypes, key=lambda dtype: dtype.itemsize)
         self.state: State = weighting.init([p.shape for p in self.params])
         self._state_before = self.state  # at the start of the step, for one that is given up
         self.steps = 0
@@ -52,6 +59,9 @@ class Engine:
         self._pass: Pass | None = None
         self._held: list[Tensor | None] = [None] * len(self.params)
         self._open = OpenGroup()
+        self.chooser = chooser or Chooser()
+        self._buffers = Buffers()
+        self._shared: set[nn.Parameter] = set()
         self._passes = 0  # backward passes since the last step
         self._divisor = 1.0
         self._stats: list[tuple[Stats, Tensor]] = []
@@ -110,7 +120,8 @@ class Engine:
             return
         # An exception may have cut an earlier backward short: what it left is dropped here.
         groups, divisor = self._group(batch)
-        self._pass = Pass(task, batch, groups, divisor)
+        gathered = Gathered(groups.count, self.chooser, self._buffers, self._shared)
+        self._pass = Pass(task, batch, groups, divisor, gathered)
         torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
 
     def groups(self) -> Groups:
@@ -118,16 +129,10 @@ class Engine:
         assert self._pass is not None
         return self._pass.groups
 
-    def collect(self, rows: Rows) -> None:
-        """Adds group rows; a parameter that is used several times adds up."""
+    def collect(self, parts: dict[nn.Parameter, Part]) -> None:
+        """Takes the parts of one use of a layer."""
         assert self._pass is not None
-        for param, row in rows.items():
-            if not param.requires_grad:
-                continue
-            if param in self._pass.rows:
-                self._pass.rows[param] = self._pass.rows[param] + row
-            else:
-                self._pass.rows[param] = row
+        self._pass.gathered.add(parts)
 
     def defer(self, work: Callable[[], None]) -> None:
         """Keeps work for the end of the backward."""
@@ -178,15 +183,20 @@ class Engine:
         self._passes += 1
 
     def _weigh_and_sum(self, current: Pass) -> None:
-        piece, rows, sizes = current.forward.piece, current.rows, current.groups.sizes
-        if piece is not None and piece is self.piece:
-            b = float(current.forward.rows) if self.mean else 1.0
-            rows, sizes = self._open.join(rows, sizes, b)
-            if len(sizes) and self._goes_on(piece):
-                rows, sizes = self._open.keep_last(rows, sizes, b)
-                if not len(sizes):
-                    return
-        self._weigh_rows(rows, sizes, current.forward.rows, current.divisor)
+        piece, sizes, b = current.forward.piece, current.groups.sizes, current.forward.rows
+        gathered = current.gathered
+        if piece is not None and piece is self.piece and len(sizes):
+            goes_on = self._goes_on(piece)
+            if self._open.size or goes_on:
+                factor = float(b) if self.mean else 1.0
+                rows, sizes = self._open.join(gathered.rows(self.params), sizes, factor)
+                if goes_on:
+                    rows, sizes = self._open.keep_last(rows, sizes, factor)
+                    if not len(sizes):
+                        return
+                gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
+                gathered.add({p: Formed(row) for p, row in rows.items()})
+        self._weigh(gathered, sizes, b, current.divisor)
 
     def _goes_on(self, piece: Piece) -> bool:
         """Returns True if the last group of this backward has rows still to come."""
@@ -194,16 +204,14 @@ class Engine:
             return bool(piece.slots[self._done] == piece.slots[self._done - 1])
         return self._done == len(piece.slots) and piece.open
 
-    def _weigh_rows(self, rows: Rows, sizes: Tensor, b: int, divisor: float) -> None:
-        """Adds weighted rows [G, ...] of a backward over b samples to p.grad."""
-        count = len(sizes)
-        flat = [
-            rows[p].reshape(count, p.numel()) if p in rows else p.new_zeros(count, p.numel())
-            for p in self.params
-        ]
-        sizes = sizes.to(flat[0].device)
-        scale = self._scale(b, sizes, flat[0].dtype)
-        stats = statistics(flat, scale, sizes, divisor)
+    def _weigh(self, gathered: Gathered, sizes: Tensor, b: int, divisor: float) -> None:
+        """Adds the weighted groups of a backward over b samples to p.grad."""
+        taken = [gathered.taken(p) for p in self.params]
+        sizes = sizes.to(self.params[0].device)
+        scale = self._scale(b, sizes, self._wide)
+        zero = scale.new_zeros(len(sizes))
+        squares = torch.stack([zero if t is None else t[1].to(scale) for t in taken])
+        stats = statistics(squares, scale, sizes, divisor)
         again = bool(self._stats)
         if again and self.weighting.carry is None:
             raise RuntimeError(
@@ -216,7 +224,8 @@ class Engine:
             self._rescale(self.weighting.carry(self.state, state))
         self.state = state
         self._divisor = divisor if self.mean else 1.0
-        self._add(flat, weights * scale / self._divisor, stats.valid)
+        parts = [None if t is None else t[0] for t in taken]
+        self._add(parts, weights * scale / self._divisor, stats.valid)
         self._stats.append((stats, weights))
 
     def _scale(self, b: int, sizes: Tensor, dtype: torch.dtype) -> Tensor:
@@ -225,7 +234,6 @@ class Engine:
         A mean loss divided every sample by B; a group divides by its expected size if that is
         public, else by the samples it holds. Folding both in here costs nothing.
         """
-        dtype = torch.promote_types(dtype, torch.float32)
         if not self.mean:
             return torch.ones_like(sizes, dtype=dtype)
         public = self.divisor.size if self.divisor is not None else None
@@ -233,14 +241,14 @@ class Engine:
             return torch.full_like(sizes, b / public, dtype=dtype)
         return b / sizes.clamp(min=1).to(dtype)
 
-    def _add(self, flat: Sequence[Tensor], factors: Tensor, valid: Tensor) -> None:
-        """Adds `factors @ rows` to p.grad; rows that are not valid are left out, not multiplied."""
-        everything = bool(valid.all())
-        for layer, (param, rows) in enumerate(zip(self.params, flat, strict=True)):
+    def _add(self, parts: Sequence[Part | None], factors: Tensor, valid: Tensor) -> None:
+        """Adds the sums of `factors` times rows to p.grad."""
+        # Asking the values costs a look at them, which on a GPU would be a wait.
+        some = valid if valid.device.type != "cpu" or not bool(valid.all()) else None
+        for layer, (param, part) in enumerate(zip(self.params, parts, strict=True)):
             factor = factors if factors.dim() == 1 else factors[layer]
-            if not everything:
-                rows, factor = rows[valid], factor[valid]
-            total = (factor.to(rows.dtype) @ rows).view_as(param).to(param.dtype)
+            total = torch.zeros_like(param) if part is None else part.summed(factor, some)
+            total = total.view_as(param).to(param.dtype)
             # The sum starts anew at the first backward after a step, whoever zeroes gradients.
             fresh = not self._stats or param.grad is None
             param.grad = total if fresh else param.grad + total  # type: ignore[operator]
@@ -273,7 +281,10 @@ class Engine:
         with torch.no_grad():
             if self._open.size:  # a slice ended inside a group, and the rest never came
                 assert self.piece is not None
-                self._weigh_rows(*self._open.take(), 1, self._count(self.piece))
+                rows, sizes = self._open.take()
+                gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
+                gathered.add({p: Formed(row) for p, row in rows.items()})
+                self._weigh(gathered, sizes, 1, self._count(self.piece))
             for i, param in enumerate(self.params):
                 total = _sum(self._held[i], param.grad)
                 param.grad = torch.zeros_like(param) if total is None else total

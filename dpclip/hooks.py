@@ -22,6 +22,7 @@ from dpclip.axes import input_axes
 from dpclip.groups import Groups
 from dpclip.layers import Rule
 from dpclip.layers.functional import Call, looped_rows, put, swap, vmapped_rows
+from dpclip.parts import Formed, Part
 from dpclip.placement import Placement
 from dpclip.units import WHOLE, Saved, Unit, unit_of
 
@@ -66,8 +67,8 @@ class Sink(Protocol):
     def groups(self) -> Groups:
         """Returns the groups of the batch whose backward is running."""
 
-    def collect(self, rows: dict[nn.Parameter, Tensor]) -> None:
-        """Takes group rows [G, ...], of each use of each layer."""
+    def collect(self, parts: dict[nn.Parameter, Part]) -> None:
+        """Takes the group gradients of each use of each layer."""
 
     def defer(self, work: Callable[[], None]) -> None:
         """Takes work to be done when the backward has ended."""
@@ -319,16 +320,20 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         with self._unhooked():
             if unit.rule == "vmap":
                 try:
-                    self._sink.collect(vmapped_rows(call, self._sink.groups()))
+                    self._collect_rows(vmapped_rows(call, self._sink.groups()))
                     return
                 except (RuntimeError, ValueError):
                     unit.rule = "loop"  # not every operation can be vectorized; plan() shows it
-            self._sink.collect(looped_rows(call, self._sink.groups()))
+            self._collect_rows(looped_rows(call, self._sink.groups()))
+
+
+    def _collect_rows(self, rows: dict[nn.Parameter, Tensor]) -> None:
+        self._sink.collect({param: Formed(row) for param, row in rows.items()})
 
 
 def _formed(
     unit: Unit, form: Rule, rows: int, saved: Saved, axis: int, gout: Tensor, groups: Groups
-) -> dict[nn.Parameter, Tensor]:
+) -> dict[nn.Parameter, Part]:
     inputs = [
         t.movedim(axis, 0) if t.dim() > axis and t.shape[axis] == rows else t for t in saved.tensors
     ]

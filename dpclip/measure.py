@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpclip.gathering import Buffers, Gathered
 from dpclip.groups import Groups, groups_of
 from dpclip.hooks import GroupHooks
+from dpclip.parts import Part
+from dpclip.speed import Chooser
 
 
 class _Norms:
-    """A sink that keeps the per-sample rows of one backward pass."""
+    """A sink that keeps the norms of one backward pass by sample."""
 
     def __init__(self) -> None:
-        self.rows: dict[nn.Parameter, Tensor] = {}
+        self.gathered: Gathered | None = None
         self.work: list[Callable[[], None]] = []
         self.batch: _Rows | None = None
 
@@ -24,15 +27,17 @@ class _Norms:
         return _Rows(rows)
 
     def begin_backward(self, batch: _Rows) -> None:
+        if self.batch is not batch:
+            self.gathered = Gathered(batch.rows, Chooser("low"), Buffers(), set())
         self.batch = batch
 
     def groups(self) -> Groups:
         assert self.batch is not None
         return groups_of(torch.arange(self.batch.rows))
 
-    def collect(self, rows: dict[nn.Parameter, Tensor]) -> None:
-        for param, row in rows.items():
-            self.rows[param] = self.rows[param] + row if param in self.rows else row
+    def collect(self, parts: dict[nn.Parameter, Part]) -> None:
+        assert self.gathered is not None
+        self.gathered.add(parts)
 
     def defer(self, work: Callable[[], None]) -> None:
         self.work.append(work)
@@ -63,7 +68,7 @@ def gradient_norms(
     finally:
         hooks.cleanup()
         module.train(training)
+    assert sink.gathered is not None
     with torch.no_grad():
-        per_layer = [torch.linalg.vector_norm(r.flatten(1), dim=1) for r in sink.rows.values()]
-        norms: Tensor = torch.linalg.vector_norm(torch.stack(per_layer), dim=0)
-    return norms
+        taken = [sink.gathered.taken(p) for p in sink.gathered.entries]
+        return torch.stack([t[1] for t in taken if t is not None]).sum(0).sqrt()

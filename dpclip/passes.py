@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dpclip.gathering import Gathered
 from dpclip.groups import Groups
 from dpclip.pieces import Piece
 
@@ -46,7 +47,7 @@ class Pass:
     forward: Forward
     groups: Groups
     divisor: float
-    rows: Rows = field(default_factory=dict)
+    gathered: Gathered
     deferred: list[Callable[[], None]] = field(default_factory=list)
 
 

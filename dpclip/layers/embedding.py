@@ -1,4 +1,4 @@
-"""Group rows of nn.Embedding and nn.EmbeddingBag."""
+"""Group gradients of nn.Embedding and nn.EmbeddingBag."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dpclip.groups import Groups, kept_rows
+from dpclip.parts import Part, Scattered
 
 
-def embedding_rows(
+def embedding_parts(
     module: nn.Module, inputs: Sequence[Tensor], gout: Tensor, groups: Groups
-) -> dict[nn.Parameter, Tensor]:
-    """Returns weight rows [G, V, d], added up at `group * V + id` (never one-hot).
+) -> dict[nn.Parameter, Part]:
+    """Returns the part of the weight [V, d].
 
     Args:
         module: the nn.Embedding.
@@ -30,13 +31,13 @@ def embedding_rows(
     ids, g = kept_rows(inputs[0], groups), kept_rows(gout, groups)
     lead = len(groups.index)
     group = groups.index.to(ids.device).view(lead, 1).expand(lead, ids[0].numel())
-    return _added(layer, group.reshape(-1), ids.reshape(-1), g, groups.count)
+    return _added(layer, group.reshape(-1), ids.reshape(-1), g, groups)
 
 
-def bag_rows(
+def bag_parts(
     module: nn.Module, inputs: Sequence[Tensor], gout: Tensor, groups: Groups
-) -> dict[nn.Parameter, Tensor]:
-    """Returns weight rows [G, V, d] of an EmbeddingBag in mode "sum" or "mean".
+) -> dict[nn.Parameter, Part]:
+    """Returns the part of the weight [V, d] of an EmbeddingBag in mode "sum" or "mean".
 
     (The sampler of Opacus 1.6 counts an id that a bag holds twice once.)
 
@@ -78,7 +79,7 @@ def bag_rows(
     group = of_bag[bag]
     real = group >= 0
     g = gout[bag] * (counted if weights is None else counted * weights)[:, None]
-    return _added(layer, group[real], ids[real], g[real], groups.count)
+    return _added(layer, group[real], ids[real], g[real], groups)
 
 
 def _check_frequency(layer: nn.Embedding | nn.EmbeddingBag) -> None:
@@ -90,13 +91,11 @@ def _check_frequency(layer: nn.Embedding | nn.EmbeddingBag) -> None:
 
 
 def _added(
-    layer: nn.Embedding | nn.EmbeddingBag, group: Tensor, ids: Tensor, g: Tensor, count: int
-) -> dict[nn.Parameter, Tensor]:
-    """Returns rows [G, V, d]: g [I, d] added up by group [I] and id [I]."""
+    layer: nn.Embedding | nn.EmbeddingBag, owner: Tensor, ids: Tensor, g: Tensor, groups: Groups
+) -> dict[nn.Parameter, Part]:
+    """Returns the part with g [J, ..., d] at the places ids [J] of groups owner [J]."""
     words, width = layer.weight.shape
-    rows = g.new_zeros(count * words, width)
-    rows.index_add_(0, group * words + ids, g.reshape(-1, width))
-    rows = rows.view(count, words, width)
+    g = g.reshape(-1, width)
     if layer.padding_idx is not None:
-        rows[:, layer.padding_idx] = 0
-    return {cast(nn.Parameter, layer.weight): rows}
+        g = g.masked_fill((ids == layer.padding_idx)[:, None], 0.0)
+    return {cast(nn.Parameter, layer.weight): Scattered(ids, owner, g, words, groups)}

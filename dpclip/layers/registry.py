@@ -1,4 +1,4 @@
-"""Which rule forms the group rows of which layer."""
+"""Which rule gives the group gradients of which layer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
 from dpclip.groups import Groups, kept_rows, segment_sum
-from dpclip.layers.conv import conv_rows
-from dpclip.layers.embedding import bag_rows, embedding_rows
-from dpclip.layers.linear import linear_rows
+from dpclip.layers.conv import conv_parts
+from dpclip.layers.embedding import bag_parts, embedding_parts
+from dpclip.layers.linear import linear_parts
+from dpclip.parts import Formed, Part
 
-Rows = dict[nn.Parameter, Tensor]
-Rule = Callable[[nn.Module, Sequence[Tensor], Tensor, Groups], Rows]
-"""(layer, inputs [B, ...], output gradient [B, ...], groups) -> {parameter: rows [G, ...]}."""
+Parts = dict[nn.Parameter, Part]
+Rule = Callable[[nn.Module, Sequence[Tensor], Tensor, Groups], Parts]
+"""(layer, inputs [B, ...], output gradient [B, ...], groups) -> {parameter: its part}."""
 
 GROUP_RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: linear_rows,
-    nn.Embedding: embedding_rows,
-    nn.EmbeddingBag: bag_rows,
-    nn.Conv1d: conv_rows,
-    nn.Conv2d: conv_rows,
-    nn.Conv3d: conv_rows,
+    nn.Linear: linear_parts,
+    nn.Embedding: embedding_parts,
+    nn.EmbeddingBag: bag_parts,
+    nn.Conv1d: conv_parts,
+    nn.Conv2d: conv_parts,
+    nn.Conv3d: conv_parts,
 }
 """Rules that need less than the B per-sample gradients of a layer. Exact types only: a subclass
 may have another forward."""
@@ -36,16 +37,16 @@ def rule_for(module: nn.Module) -> tuple[str, Rule] | None:
     # Opacus' sampler of LayerNorm reads layer.bias.requires_grad.
     unbiased = isinstance(module, nn.LayerNorm) and module.bias is None
     if kind in GradSampleHooks.GRAD_SAMPLERS and not unbiased:
-        return "opacus", _sampled_rows
+        return "opacus", _sampled_parts
     return None
 
 
-def _sampled_rows(
+def _sampled_parts(
     module: nn.Module, inputs: Sequence[Tensor], gout: Tensor, groups: Groups
-) -> Rows:
+) -> Parts:
     """Returns sums of the per-sample gradients of a sampler registered with Opacus.
 
     Memory: B samples of this layer for the moment, G rows after.
     """
     samples = GradSampleHooks.GRAD_SAMPLERS[type(module)](module, list(inputs), gout)
-    return {p: segment_sum(kept_rows(sample, groups), groups) for p, sample in samples.items()}
+    return {p: Formed(segment_sum(kept_rows(s, groups), groups)) for p, s in samples.items()}

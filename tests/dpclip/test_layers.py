@@ -78,7 +78,7 @@ CONVS = [
 @pytest.mark.parametrize("conv", CONVS, ids=str)
 def test_convolution(kit, conv, worth, monkeypatch):
     """Whichever of the two ways is taken."""
-    monkeypatch.setattr("dpclip.layers.conv._WORTH_A_CALL", worth)
+    monkeypatch.setattr("dpclip.parts.convolved._WORTH_A_CALL", worth)
     dims = int(type(conv).__name__[-2])
     x = torch.randn(20, 4, *(7, 6, 5)[:dims])
     conv.double()
@@ -89,7 +89,7 @@ def test_convolution(kit, conv, worth, monkeypatch):
 @pytest.mark.parametrize("worth", [0.0, 1e12])
 def test_convolution_of_channels_last(kit, worth, monkeypatch):
     """Opacus' unfold reads strides as if the tensor were contiguous."""
-    monkeypatch.setattr("dpclip.layers.conv._WORTH_A_CALL", worth)
+    monkeypatch.setattr("dpclip.parts.convolved._WORTH_A_CALL", worth)
     conv = nn.Conv2d(4, 6, 3)
     x = torch.randn(20, 4, 7, 6)
     check(kit, Apply(conv, lambda m, x: m(x.to(memory_format=torch.channels_last))), x)

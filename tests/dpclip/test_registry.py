@@ -34,7 +34,7 @@ SLOTS = [
 @pytest.mark.parametrize(("slots", "real"), SLOTS, ids=str)
 @pytest.mark.parametrize(("layer", "x"), CASES, ids=lambda v: type(v).__name__)
 def test_rows_of_any_groups(layer, x, slots, real, worth, monkeypatch):
-    monkeypatch.setattr("dpclip.layers.conv._WORTH_A_CALL", worth)
+    monkeypatch.setattr("dpclip.parts.convolved._WORTH_A_CALL", worth)
     layer = layer.double()
     x = x.double() if x.is_floating_point() else x
     slots = torch.tensor(slots)
@@ -43,14 +43,14 @@ def test_rows_of_any_groups(layer, x, slots, real, worth, monkeypatch):
     gout[~keep] = float("nan")
     _, rule = rule_for(layer)
     with torch.no_grad():
-        rows = rule(layer, [x], gout, groups_of(slots, None if real is None else keep))
+        parts = rule(layer, [x], gout, groups_of(slots, None if real is None else keep))
     params = list(layer.parameters())
-    assert set(rows) == set(params)
+    assert set(parts) == set(params)
     for row, slot in enumerate(slots[keep].unique()):
         held = keep & (slots == slot)
         wanted = torch.autograd.grad(layer(x[held]), params, gout[held])
         for p, w in zip(params, wanted, strict=True):
-            assert torch.allclose(rows[p][row], w, rtol=1e-10, atol=1e-12)
+            assert torch.allclose(parts[p].rows(None)[row], w, rtol=1e-10, atol=1e-12)
 
 
 def test_exact_types_only():

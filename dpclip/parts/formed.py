@@ -1,0 +1,40 @@
+"""Group gradients that exist already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpclip.parts.part import Part, row_squares, written
+
+
+@dataclass(frozen=True, eq=False)
+class Formed:
+    """Rows [G, *shape]: of biases and norms, which are small, and of whatever has no other way."""
+
+    formed: Tensor
+
+    def rows(self, out: Tensor | None) -> Tensor:
+        """See `Part`."""
+        return written(self.formed, out)
+
+    def add_to(self, rows: Tensor) -> None:
+        """See `Part`."""
+        rows += self.formed
+
+    def squares(self) -> Tensor:
+        """See `Part`."""
+        return row_squares(self.formed)
+
+    def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
+        """See `Part`."""
+        flat = self.formed.reshape(len(self.formed), -1).to(factors.dtype)
+        if valid is not None:
+            flat = flat.masked_fill(~valid[:, None], 0.0)
+        return torch.mv(flat.t(), factors).view(self.formed.shape[1:])
+
+    def joined(self, other: Part) -> Part | None:
+        """See `Part`."""
+        return Formed(self.formed + other.formed) if isinstance(other, Formed) else None

@@ -1,0 +1,114 @@
+"""Group gradients of matrices: sums over positions of outer products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpclip.groups import Groups, sections
+from dpclip.parts.part import Part, accumulated, row_squares, silenced, weighted
+
+_CANCELLED = 1e-3
+"""A Gram norm below this share of what it is a difference of has lost its digits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    """Rows sum_n g[r, n, :] a[r, n, :]^T of a matrix [o, i]: linear layers, attention, recurrence.
+
+    Attributes:
+        a: [R, n, i] what came in.
+        g: [R, n, o] what came back.
+        groups: the groups of the R samples.
+    """
+
+    a: Tensor
+    g: Tensor
+    groups: Groups
+
+    def rows(self, out: Tensor | None) -> Tensor:
+        """See `Part`. Groups of b consecutive samples fold into the positions: a view."""
+        if self.groups.equal is None:
+            out = self._empty() if out is None else out
+            for row, (a, g) in zip(out, self._sections(), strict=True):
+                row.copy_(g.t() @ a)
+            return out
+        a, g = self._folded()
+        if a.shape[1] == 1:  # an outer product, for which bmm takes three times as long
+            return torch.mul(g.transpose(1, 2), a, out=out)
+        if out is not None and out.dtype != a.dtype:
+            return out.copy_(torch.bmm(g.transpose(1, 2), a))
+        return torch.bmm(g.transpose(1, 2), a, out=out)
+
+    def add_to(self, rows: Tensor) -> None:
+        """See `Part`."""
+        if self.groups.equal is None:
+            for row, (a, g) in zip(rows, self._sections(), strict=True):
+                row += g.t() @ a
+        else:
+            a, g = self._folded()
+            rows.baddbmm_(g.transpose(1, 2).to(rows.dtype), a.to(rows.dtype))
+
+    def squares(self) -> Tensor:
+        """See `Part`. By the Gram matrices of a and g where they are smaller than a row."""
+        if self.groups.equal is None:
+            return torch.stack([_square(a[None], g[None])[0] for a, g in self._sections()])
+        return _square(*self._folded())
+
+    def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
+        """See `Part`."""
+        g = weighted(self.g, self.groups, factors, valid)
+        a = silenced(self.a, self.groups, valid).to(g.dtype)
+        return g.flatten(0, 1).t() @ a.flatten(0, 1)
+
+    def joined(self, other: Part) -> Part | None:
+        """See `Part`. The positions of both uses, one after the other."""
+        if not isinstance(other, Outer):
+            return None
+        return Outer(
+            torch.cat([self.a, other.a], 1), torch.cat([self.g, other.g], 1), self.groups
+        )
+
+    def _empty(self) -> Tensor:
+        return self.a.new_empty(self.groups.count, self.g.shape[2], self.a.shape[2])
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Returns a [G, b n, i] and g [G, b n, o]."""
+        count = self.groups.count
+        return (
+            self.a.reshape(count, -1, self.a.shape[-1]),
+            self.g.reshape(count, -1, self.g.shape[-1]),
+        )
+
+    def _sections(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields a [m n, i] and g [m n, o] of each group."""
+        for a, g in zip(sections(self.a, self.groups), sections(self.g, self.groups), strict=True):
+            yield a.flatten(0, 1), g.flatten(0, 1)
+
+
+def gram_is_cheaper(n: int, i: int, o: int) -> bool:
+    """Returns True if two Gram matrices [n, n] cost less than one product [o, i]."""
+    return n * (i + o) <= i * o
+
+
+def _square(a: Tensor, g: Tensor) -> Tensor:
+    """Returns [G] squared norms of g^T a for a [G, n, i] and g [G, n, o]."""
+    wide = accumulated(g.dtype)
+    long_a = torch.linalg.vector_norm(a, dim=2, dtype=wide)
+    long_g = torch.linalg.vector_norm(g, dim=2, dtype=wide)
+    n = a.shape[1]
+    if n == 1:
+        single: Tensor = (long_a * long_g).square_().squeeze(1)
+        return single
+    if not gram_is_cheaper(n, a.shape[2], g.shape[2]):
+        return torch.stack([row_squares((y.t() @ x)[None])[0] for x, y in zip(a, g, strict=True)])
+    gram = torch.bmm(a, a.transpose(1, 2)).mul_(torch.bmm(g, g.transpose(1, 2)))
+    found = gram.flatten(1).sum(1, dtype=wide).clamp_(min=0.0)
+    # |a|^2 |g|^2 summed over pairs of positions is what the Gram sum cancels down from.
+    lost = found < _CANCELLED * (long_a * long_g).sum(1).square_()
+    for k in lost.nonzero().flatten().tolist():
+        found[k] = row_squares((g[k].t() @ a[k])[None])[0]
+    return found

@@ -1,0 +1,80 @@
+"""What a rule hands to the engine: the group gradients of one parameter, formed or not yet.
+
+Index letters beside those of `dpclip.types`: R kept rows (samples without padding) of a batch,
+n positions within a sample (time steps, pixels), i and o features in and out.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dpclip.groups import Groups, spread
+
+
+class Part(Protocol):
+    """The gradients of one parameter by group, from one use of it or several.
+
+    A part can form them (`rows`), or say how long they are and what they sum up to without ever
+    holding all of them (`squares`, `summed`). Both ways agree up to rounding; which one is taken
+    is a matter of speed and memory.
+    """
+
+    def rows(self, out: Tensor | None) -> Tensor:
+        """Returns the rows [G, *shape]; written to `out` if it is given, else to new memory."""
+
+    def add_to(self, rows: Tensor) -> None:
+        """Adds the rows to `rows` [G, *shape] in place."""
+
+    def squares(self) -> Tensor:
+        """Returns [G], the squared l2 norms of the rows, in float32 or wider."""
+
+    def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
+        """Returns [*shape], the sum over groups of `factors` [G] times the rows.
+
+        Args:
+            factors: [G].
+            valid: [G] bool, False for groups that are left out whatever they hold; None if all
+                count.
+        """
+
+    def joined(self, other: Part) -> Part | None:
+        """Returns one part for two uses of a parameter, None where only their rows add up."""
+
+
+def accumulated(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype in which norms are added up: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def written(rows: Tensor, out: Tensor | None) -> Tensor:
+    """Returns the rows, copied to `out` if it is given."""
+    return rows if out is None else out.copy_(rows)
+
+
+def row_squares(rows: Tensor) -> Tensor:
+    """Returns [G], the squared l2 norms of rows [G, ...]."""
+    flat = rows.reshape(len(rows), -1)
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=accumulated(rows.dtype))
+    return norms.square_()
+
+
+def weighted(rows: Tensor, groups: Groups, factors: Tensor, valid: Tensor | None) -> Tensor:
+    """Returns samples [R, ...] times their group's factor [G]; exactly 0 in groups not valid.
+
+    In the dtype of the factors, which is float32 at least.
+    """
+    shape = (len(rows), *[1] * (rows.dim() - 1))
+    # Half precision would round the factors, and with them the bound on a row.
+    scaled = rows.to(factors.dtype) * spread(factors, groups).view(shape)
+    return scaled if valid is None else silenced(scaled, groups, valid)
+
+
+def silenced(rows: Tensor, groups: Groups, valid: Tensor | None) -> Tensor:
+    """Returns samples [R, ...], exactly 0 in groups that are not valid: zero times NaN is NaN."""
+    if valid is None:
+        return rows
+    out = ~spread(valid, groups).view(len(rows), *[1] * (rows.dim() - 1))
+    return rows.masked_fill(out, 0.0)
