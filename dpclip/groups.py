@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,13 +45,27 @@ def groups_of(slots: Tensor, real: Tensor | None = None) -> Groups:
     if real is not None and not bool(real.all()):
         keep = real.nonzero().squeeze(1)
         slots = slots[keep]
-    _, index, sizes = torch.unique(slots, return_inverse=True, return_counts=True)
-    count, lengths = len(sizes), sizes.tolist()
+    # In numpy, whose calls take a fifth of the time on so few numbers.
+    numbers = slots.cpu().numpy()
+    steps = np.diff(numbers)
     order = None
-    if count and bool((index[1:] < index[:-1]).any()):
-        order = torch.argsort(index, stable=True)
-    alike = order is None and len(set(lengths)) == 1
-    return Groups(index, count, sizes, keep, lengths[0] if alike else None, lengths, order)
+    if (steps >= 0).all():
+        index = np.concatenate([[0], np.cumsum(steps > 0)]) if len(numbers) else numbers
+    else:
+        index = np.unique(numbers, return_inverse=True)[1]
+        order = torch.from_numpy(np.argsort(index, kind="stable"))
+    sizes = np.bincount(index)
+    lengths = sizes.tolist()
+    equal = lengths[0] if order is None and len(set(lengths)) == 1 else None
+    return Groups(
+        torch.from_numpy(index),
+        len(lengths),
+        torch.from_numpy(sizes),
+        keep,
+        equal,
+        lengths,
+        order,
+    )
 
 
 def kept_rows(rows: Tensor, groups: Groups) -> Tensor:

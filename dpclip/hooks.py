@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from opacus.grad_sample import GradSampleHooks
@@ -18,76 +17,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from dpclip.axes import input_axes
-from dpclip.groups import Groups
-from dpclip.layers import Rule
-from dpclip.layers.functional import Call, looped_rows, put, swap, vmapped_rows
-from dpclip.parts import Formed, Part
+from dpclip.arrival import Arrival, Batch, Sink
+from dpclip.parts import Formed
 from dpclip.placement import Placement
+from dpclip.rerun import Rerun
 from dpclip.units import WHOLE, Saved, Unit, unit_of
-
-
-class Batch(Protocol):
-    """What a sink knows of one forward pass."""
-
-    @property
-    def rows(self) -> int:
-        """B."""
-
-
-@dataclass
-class Outputs:
-    """The outputs of one call of a unit, and what came back through them.
-
-    Attributes:
-        tensors: the outputs, without their graph; copies for a unit that is run again and
-            compared, since an activation in place may follow.
-        axes: their batch axes.
-        autocast: (device type, dtype, enabled) while they were computed.
-        gouts: output number -> gradient of the loss.
-        task: the backward pass that `gouts` are of.
-    """
-
-    tensors: list[Tensor] = field(default_factory=list)
-    axes: list[int] = field(default_factory=list)
-    autocast: tuple[str, torch.dtype, bool] = ("cpu", torch.bfloat16, False)
-    gouts: dict[int, Tensor] = field(default_factory=dict)
-    task: int = -1
-
-
-class Sink(Protocol):
-    """Who receives what the hooks capture."""
-
-    def begin_forward(self, rows: int) -> Batch:
-        """Called when a forward with gradients starts; returns the batch it belongs to."""
-
-    def begin_backward(self, batch: Any) -> None:
-        """Called with that batch before anything captured in it is handed over."""
-
-    def groups(self) -> Groups:
-        """Returns the groups of the batch whose backward is running."""
-
-    def collect(self, parts: dict[nn.Parameter, Part]) -> None:
-        """Takes the group gradients of each use of each layer."""
-
-    def defer(self, work: Callable[[], None]) -> None:
-        """Takes work to be done when the backward has ended."""
-
-
-class _Anchor(torch.autograd.Function):
-    """Makes an output without a graph require a gradient.
-
-    In place, so nothing is copied; and not as a leaf, so an in-place activation may follow.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, anchor: Tensor) -> Tensor:
-        ctx.mark_dirty(output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
 
 
 class GroupHooks(GradSampleHooks):  # type: ignore[misc]
@@ -145,7 +79,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             unit = unit_of(names[module], module)
             self._units.append(unit)
             before, after = self._make(unit)
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(before))
             handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         handles.append(
             self._module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
@@ -184,8 +118,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
     def _put_back(self) -> None:
         """Undoes the swaps of a forward that was interrupted from the keyboard."""
         for unit in self._units:
-            while unit.swaps:
-                _undo(unit.swaps.pop())
+            unit.aliases.reset()
 
     def remove_hooks(self) -> None:
         """Removes every hook and leaves the model as it was."""
@@ -221,14 +154,13 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         return raise_native
 
     def _make(self, unit: Unit) -> tuple[Callable[..., None], Callable[..., Any]]:
-        def before(module: nn.Module, _args: Any, _kwargs: Any) -> None:
-            names = unit.params if self._active() else ()
-            unit.swaps.append([swap(module, n, module.get_parameter(n).detach()) for n in names])
+        aliases = unit.aliases
+
+        def before(_module: nn.Module, _args: Any) -> None:
+            aliases.enter(self._active())
 
         def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            undo = unit.swaps.pop() if unit.swaps else []
-            _undo(undo)
-            if not undo or output is None:
+            if not aliases.leave() or output is None:
                 return None
             # A submodule may be called without the model around it.
             batch = (
@@ -242,27 +174,27 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
 
     def _capture(self, unit: Unit, batch: Batch, saved: Saved, output: Any) -> Any:
         """Returns the output, each of its tensors with a hook that waits for its gradient."""
-        outs = Outputs()
+        runs = None if unit.form is not None else Rerun(unit, batch.rows, saved, self._again)
+        number = 0
 
         def tap(value: Any) -> Any:
+            nonlocal number
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 return value
             if not value.requires_grad:
                 if value._is_view() or _shares(value, saved, unit):
                     value = value.clone()
                 value = _Anchor.apply(value, self._anchor)
-            if not outs.tensors:
-                outs.autocast = _autocast(value.device.type)
-            number = len(outs.tensors)
             value, axis = self._placement.settle(unit, batch.rows, saved, number, value)
-            kept = value.detach()
-            outs.tensors.append(kept if unit.form is not None else kept.clone())
-            outs.axes.append(axis)
-            value.register_hook(lambda grad: self._arrive(unit, batch, saved, outs, number, grad))
+            arrive = Arrival(self, self._sink, unit, batch, saved, axis, number, runs)
+            if runs is not None:
+                runs.note(value, axis)
+            value.register_hook(arrive)
+            number += 1
             return value
 
         tapped = tap(output) if isinstance(output, Tensor) else pytree.tree_map(tap, output)
-        if not outs.tensors:
+        if not number:
             raise RuntimeError(
                 f"{unit.label} returned a {type(output).__name__} in which no floating-point "
                 "tensor was found, so its gradient cannot be captured. Return tensors, or tuples, "
@@ -270,83 +202,27 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             )
         return tapped
 
-    def _arrive(
-        self, unit: Unit, batch: Batch, saved: Saved, outs: Outputs, number: int, grad: Tensor
-    ) -> None:
-        """Takes the gradient of one output."""
-        if not self.hooks_enabled:
-            return
-        if grad.dtype == torch.float16:
-            raise RuntimeError(
-                f"{unit.label} got a float16 gradient. Its range needs loss scaling (GradScaler), "
-                "which would scale the rows before they are clipped. Use bfloat16."
-            )
-        self._sink.begin_backward(batch)
-        saved.check(unit)
-        groups = self._sink.groups()
-        if not groups.count:  # padding only
-            return
-        grad = grad.detach()
-        if unit.form is not None:
-            with torch.no_grad():
-                self._sink.collect(
-                    _formed(unit, unit.form, batch.rows, saved, outs.axes[number], grad, groups)
-                )
-            return
-        task = torch._C._current_graph_task_id()
-        if outs.task != task:  # the first in this backward, whatever an earlier one has left
-            outs.task, outs.gouts = task, {}
-            self._sink.defer(lambda: self._again(unit, batch.rows, saved, outs))
-        outs.gouts[number] = grad
-
-    def _again(self, unit: Unit, rows: int, saved: Saved, outs: Outputs) -> None:
+    def _again(self, runs: Rerun) -> None:
         """Forms the rows of a module without a sampler by running it again."""
-        saved.check(unit)
-        used = sorted(outs.gouts)
-        declared = 0 if self.batch_first else 1
-        call = Call(
-            module=unit.module,
-            names=unit.params,
-            leaves=saved.leaves,
-            spec=saved.spec,
-            used=used,
-            outputs=[outs.tensors[i] for i in used],
-            gouts=[outs.gouts[i] for i in used],
-            in_axes=input_axes(unit, saved, outs.axes[0], rows, declared),
-            out_axes=[outs.axes[i] for i in used],
-            autocast=outs.autocast,
-        )
-        outs.gouts = {}
         with self._unhooked():
-            if unit.rule == "vmap":
-                try:
-                    self._collect_rows(vmapped_rows(call, self._sink.groups()))
-                    return
-                except (RuntimeError, ValueError):
-                    unit.rule = "loop"  # not every operation can be vectorized; plan() shows it
-            self._collect_rows(looped_rows(call, self._sink.groups()))
-
-
-    def _collect_rows(self, rows: dict[nn.Parameter, Tensor]) -> None:
+            rows = runs.rows(self._sink.groups(), 0 if self.batch_first else 1)
         self._sink.collect({param: Formed(row) for param, row in rows.items()})
 
 
-def _formed(
-    unit: Unit, form: Rule, rows: int, saved: Saved, axis: int, gout: Tensor, groups: Groups
-) -> dict[nn.Parameter, Part]:
-    inputs = [
-        t.movedim(axis, 0) if t.dim() > axis and t.shape[axis] == rows else t for t in saved.tensors
-    ]
-    return form(unit.module, inputs, gout.movedim(axis, 0), groups)
+class _Anchor(torch.autograd.Function):
+    """Makes an output without a graph require a gradient.
 
+    In place, so nothing is copied; and not as a leaf, so an in-place activation may follow.
+    """
 
-def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
-    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, anchor: Tensor) -> Tensor:
+        ctx.mark_dirty(output)
+        return output
 
-
-def _undo(swapped: list[tuple[nn.Module, str, Tensor]]) -> None:
-    for holder, leaf, original in reversed(swapped):
-        put(holder, leaf, original)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def _shares(value: Tensor, saved: Saved, unit: Unit) -> bool:

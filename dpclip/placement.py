@@ -58,11 +58,15 @@ class Placement:
         Raises:
             RuntimeError: no axis can be the batch axis, or more than one and no way to tell.
         """
+        quick = (number, value.shape, rows)
+        if quick in unit.settled and self._doubt is None:
+            return value, unit.settled[quick]
         known = known_axis(unit.module, number)
         found: Sequence[Place] = places(unit, value, rows, self._declared)
         if known is not None:
             found = [p for p in found if p in {known, "once"}][:1]
         key = (number, value.dim())
+        alone = len(found) == 1
         if len(found) > 1 or (found and key not in unit.axes and self._of_itself(saved, rows)):
             found = self._chosen(unit, key, rows, found)
         if not found:
@@ -84,6 +88,8 @@ class Placement:
             return widened(value, self._declared, rows), self._declared
         if self._doubt is not None:
             self._doubt[unit.name, number] = value.shape
+        if alone and rows > 1:
+            unit.settled[quick] = place
         return value, place
 
     def _of_itself(self, saved: Saved, rows: int) -> bool:
@@ -139,6 +145,7 @@ class Placement:
         if wrong:
             for unit in self._units:
                 unit.axes.clear()
+                unit.settled.clear()
             raise RuntimeError(
                 "An embedding of positions [T] got the batch axis that its gradient needs, and "
                 "what the model does with it then has another shape (.unsqueeze(0), say). Give "

@@ -14,8 +14,10 @@ from dpclip.parts import Convolved, Formed, Outer, Part, Scattered
 
 Memory = Literal["fast", "low"] | int
 
-_TRAFFIC = 40
-"""Multiplications that take as long as writing an element of a row and reading it twice."""
+_CACHE = 2**21
+_TRAFFIC = (2, 14)
+"""Multiplications that take as long as writing an element of a row and reading it twice, for rows
+that stay in the cache (together at most so many bytes) and for rows that don't."""
 
 
 class Choice(NamedTuple):
@@ -91,9 +93,11 @@ class Chooser:
 def forming_pays(part: Part) -> bool:
     """Returns True if forming all rows is quicker than taking their norms and their sum apart."""
     if isinstance(part, Outer):
-        n = part.a.shape[0] * part.a.shape[1] / max(1, part.groups.count)
+        count = max(1, part.groups.count)
+        n = part.a.shape[0] * part.a.shape[1] / count
         i, o = part.a.shape[2], part.g.shape[2]
-        return n > 1 and min(n * n * (i + o), n * i * o) > _TRAFFIC * i * o
+        traffic = _TRAFFIC[count * i * o * part.g.element_size() > _CACHE]
+        return n > 1 and min(n * n * (i + o), n * i * o) > traffic * i * o
     return not isinstance(part, Scattered)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dpclip.aliases import Aliases
 from dpclip.layers import Rule, rule_for
 
 WHOLE = (nn.MultiheadAttention,)
@@ -27,7 +29,8 @@ class Unit:
         form: the rule itself, None for a module that is run again.
         axes: (number, dimensions) of an output -> its batch axis, or None for one that is
             computed once for all samples; filled by calls that left no doubt.
-        swaps: for each running call, what was put in place of the parameters.
+        settled: (output number, shape, B) -> its batch axis, where that is beyond doubt.
+        aliases: what stands in for the parameters while the module runs.
     """
 
     name: str
@@ -36,7 +39,11 @@ class Unit:
     rule: str
     form: Rule | None
     axes: dict[tuple[int, int], int | None] = field(default_factory=dict)
-    swaps: list[list[tuple[nn.Module, str, Tensor]]] = field(default_factory=list)
+    settled: dict[tuple[int, torch.Size, int], int] = field(default_factory=dict)
+    aliases: Aliases = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.aliases = Aliases(self.module, self.params)
 
     @property
     def label(self) -> str:
@@ -55,15 +62,22 @@ def unit_of(name: str, module: nn.Module) -> Unit:
 
 
 class Saved:
-    """The inputs of one call, detached, with a check that nobody changed them since."""
+    """The inputs of one call, detached, with a check that nobody changed them since.
+
+    Attributes:
+        leaves: tensors and other values of (args, kwargs), flattened.
+        tensors: the tensors among them.
+        has_graph: whether one of them came out of something that is differentiated.
+    """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._spec: pytree.TreeSpec | None = None
-        leaves: Sequence[Any] = args
+        given: Sequence[Any] = args
         if kwargs or not all(isinstance(arg, Tensor) for arg in args):
-            leaves, self._spec = pytree.tree_flatten((args, kwargs))
-        self.has_graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
-        self.leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            given, self._spec = pytree.tree_flatten((args, kwargs))
+        self.leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in given]
+        self.tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+        self.has_graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in given)
         self._versions = [leaf._version for leaf in self.tensors]
 
     @property
@@ -73,22 +87,22 @@ class Saved:
             self._spec = pytree.tree_flatten((tuple(self.leaves), {}))[1]
         return self._spec
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The tensors among the inputs."""
-        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
-
     def expand(self, axis: int, rows: int) -> None:
         """Gives every tensor with an axis of size 1 there a batch axis of `rows`."""
         for i, leaf in enumerate(self.leaves):
             if isinstance(leaf, Tensor) and leaf.dim() > axis and leaf.shape[axis] == 1:
                 self.leaves[i] = widened(leaf, axis, rows)
+        self._renew()
 
     def stack(self, rows: int) -> None:
         """Gives every tensor a new first axis of `rows`."""
         for i, leaf in enumerate(self.leaves):
             if isinstance(leaf, Tensor):
                 self.leaves[i] = leaf.expand(rows, *leaf.shape)
+        self._renew()
+
+    def _renew(self) -> None:
+        self.tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
     def check(self, unit: Unit) -> None:
         """Raises RuntimeError if an input was modified in place after the forward."""
