@@ -41,8 +41,17 @@ def diagnostics_of(seen: Sequence[tuple[Stats, Tensor]]) -> Diagnostics:
     )
 
 
-def statistics(squares: Tensor, scale: Tensor, sizes: Tensor, divisor: float) -> Stats:
-    """Returns the statistics of groups whose rows have squared norms [L, G], times scale [G]."""
-    layers = squares.sqrt() * scale
+def statistics(
+    squares: Sequence[Tensor], scale: Tensor | float, sizes: Tensor, divisor: float
+) -> Stats:
+    """Returns the statistics of groups.
+
+    Args:
+        squares: L tensors [G], squared norms of the rows of each parameter.
+        scale: [G] or one number, what rows are multiplied by to be u_g.
+        sizes: [G] samples in each group, none of them empty.
+        divisor: D.
+    """
+    layers = torch.stack(list(squares)).sqrt_().mul_(scale)
     norms = torch.linalg.vector_norm(layers, dim=0)
-    return Stats(norms, layers, sizes, norms.isfinite() & (sizes > 0), divisor)
+    return Stats(norms, layers, sizes, norms.isfinite(), divisor)

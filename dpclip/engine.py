@@ -51,6 +51,7 @@ class Engine:
         self.params = [p for p in module.parameters() if p.requires_grad]
         dtypes = [accumulated(p.dtype) for p in self.params]
         self._wide = max(dtypes, key=lambda dtype: dtype.itemsize)
+        self._mixed = len(set(dtypes)) > 1
         self.state: State = weighting.init([p.shape for p in self.params])
         self._state_before = self.state  # at the start of the step, for one that is given up
         self.steps = 0
@@ -184,7 +185,7 @@ class Engine:
 
     def _weigh_and_sum(self, current: Pass) -> None:
         piece, sizes, b = current.forward.piece, current.groups.sizes, current.forward.rows
-        gathered = current.gathered
+        gathered, alike = current.gathered, current.groups.equal
         if piece is not None and piece is self.piece and len(sizes):
             goes_on = self._goes_on(piece)
             if self._open.size or goes_on:
@@ -196,7 +197,8 @@ class Engine:
                         return
                 gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
                 gathered.add({p: Formed(row) for p, row in rows.items()})
-        self._weigh(gathered, sizes, b, current.divisor)
+                alike = None
+        self._weigh(gathered, sizes, alike, b, current.divisor)
 
     def _goes_on(self, piece: Piece) -> bool:
         """Returns True if the last group of this backward has rows still to come."""
@@ -204,13 +206,24 @@ class Engine:
             return bool(piece.slots[self._done] == piece.slots[self._done - 1])
         return self._done == len(piece.slots) and piece.open
 
-    def _weigh(self, gathered: Gathered, sizes: Tensor, b: int, divisor: float) -> None:
-        """Adds the weighted groups of a backward over b samples to p.grad."""
+    def _weigh(
+        self, gathered: Gathered, sizes: Tensor, alike: int | None, b: int, divisor: float
+    ) -> None:
+        """Adds the weighted groups of a backward over b samples to p.grad.
+
+        Args:
+            gathered: the parts.
+            sizes: [G].
+            alike: the size of all groups, if they are equal.
+            b: what a mean loss divided by.
+            divisor: D.
+        """
         taken = [gathered.taken(p) for p in self.params]
         sizes = sizes.to(self.params[0].device)
-        scale = self._scale(b, sizes, self._wide)
-        zero = scale.new_zeros(len(sizes))
-        squares = torch.stack([zero if t is None else t[1].to(scale) for t in taken])
+        scale = self._scale(b, sizes, alike)
+        squares = [self._none(len(sizes)) if t is None else t[1] for t in taken]
+        if self._mixed:
+            squares = [s.to(self._wide) for s in squares]
         stats = statistics(squares, scale, sizes, divisor)
         again = bool(self._stats)
         if again and self.weighting.carry is None:
@@ -219,36 +232,41 @@ class Engine:
                 "one backward pass. Put the joint rule last in the chain, or use larger batches."
             )
         weights, state = self.weighting.weigh(stats, self.state)
-        weights = weights.masked_fill(~stats.valid, 0.0)
+        # Asking the values costs a look at them, which on a GPU would be a wait.
+        some = None if stats.valid.device.type == "cpu" and bool(stats.valid.all()) else stats.valid
+        if some is not None:
+            weights = weights.masked_fill(~some, 0.0)
         if again and self.weighting.carry is not None:
             self._rescale(self.weighting.carry(self.state, state))
         self.state = state
         self._divisor = divisor if self.mean else 1.0
         parts = [None if t is None else t[0] for t in taken]
-        self._add(parts, weights * scale / self._divisor, stats.valid)
+        self._add(parts, weights * (scale / self._divisor), some)
         self._stats.append((stats, weights))
 
-    def _scale(self, b: int, sizes: Tensor, dtype: torch.dtype) -> Tensor:
-        """Returns [G] factors that turn summed rows into u_g.
+    def _none(self, count: int) -> Tensor:
+        """Returns the squared norms [G] of a parameter that no gradient came back for."""
+        return torch.zeros(count, dtype=self._wide, device=self.params[0].device)
+
+    def _scale(self, b: int, sizes: Tensor, alike: int | None) -> Tensor | float:
+        """Returns [G] factors that turn summed rows into u_g, or one number for all groups.
 
         A mean loss divided every sample by B; a group divides by its expected size if that is
         public, else by the samples it holds. Folding both in here costs nothing.
         """
         if not self.mean:
-            return torch.ones_like(sizes, dtype=dtype)
-        public = self.divisor.size if self.divisor is not None else None
-        if public is not None:
-            return torch.full_like(sizes, b / public, dtype=dtype)
-        return b / sizes.clamp(min=1).to(dtype)
+            return 1.0
+        size = self.divisor.size if self.divisor is not None else None
+        size = alike if size is None else size
+        return b / sizes.to(self._wide) if size is None else b / size
 
-    def _add(self, parts: Sequence[Part | None], factors: Tensor, valid: Tensor) -> None:
-        """Adds the sums of `factors` times rows to p.grad."""
-        # Asking the values costs a look at them, which on a GPU would be a wait.
-        some = valid if valid.device.type != "cpu" or not bool(valid.all()) else None
+    def _add(self, parts: Sequence[Part | None], factors: Tensor, valid: Tensor | None) -> None:
+        """Adds the sums of `factors` times rows to p.grad; groups not in `valid` are left out."""
         for layer, (param, part) in enumerate(zip(self.params, parts, strict=True)):
             factor = factors if factors.dim() == 1 else factors[layer]
-            total = torch.zeros_like(param) if part is None else part.summed(factor, some)
-            total = total.view_as(param).to(param.dtype)
+            total = torch.zeros_like(param) if part is None else part.summed(factor, valid)
+            if total.shape != param.shape or total.dtype != param.dtype:
+                total = total.view_as(param).to(param.dtype)
             # The sum starts anew at the first backward after a step, whoever zeroes gradients.
             fresh = not self._stats or param.grad is None
             param.grad = total if fresh else param.grad + total  # type: ignore[operator]
@@ -284,7 +302,7 @@ class Engine:
                 rows, sizes = self._open.take()
                 gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
                 gathered.add({p: Formed(row) for p, row in rows.items()})
-                self._weigh(gathered, sizes, 1, self._count(self.piece))
+                self._weigh(gathered, sizes, None, 1, self._count(self.piece))
             for i, param in enumerate(self.params):
                 total = _sum(self._held[i], param.grad)
                 param.grad = torch.zeros_like(param) if total is None else total

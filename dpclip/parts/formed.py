@@ -30,10 +30,14 @@ class Formed:
 
     def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
         """See `Part`."""
-        flat = self.formed.reshape(len(self.formed), -1).to(factors.dtype)
+        rows = self.formed
+        flat = rows if rows.dim() == 2 else rows.reshape(len(rows), -1)
+        if flat.dtype != factors.dtype:
+            flat = flat.to(factors.dtype)
         if valid is not None:
             flat = flat.masked_fill(~valid[:, None], 0.0)
-        return torch.mv(flat.t(), factors).view(self.formed.shape[1:])
+        total = torch.mv(flat.t(), factors)
+        return total if rows.dim() == 2 else total.view(rows.shape[1:])
 
     def joined(self, other: Part) -> Part | None:
         """See `Part`."""

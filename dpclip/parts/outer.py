@@ -61,8 +61,9 @@ class Outer:
     def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
         """See `Part`."""
         g = weighted(self.g, self.groups, factors, valid)
-        a = silenced(self.a, self.groups, valid).to(g.dtype)
-        return g.flatten(0, 1).t() @ a.flatten(0, 1)
+        a = silenced(self.a, self.groups, valid)
+        a = a if a.dtype == g.dtype else a.to(g.dtype)
+        return g.view(-1, g.shape[2]).t() @ a.reshape(-1, a.shape[2])
 
     def joined(self, other: Part) -> Part | None:
         """See `Part`. The positions of both uses, one after the other."""
@@ -97,18 +98,18 @@ def gram_is_cheaper(n: int, i: int, o: int) -> bool:
 def _square(a: Tensor, g: Tensor) -> Tensor:
     """Returns [G] squared norms of g^T a for a [G, n, i] and g [G, n, o]."""
     wide = accumulated(g.dtype)
-    long_a = torch.linalg.vector_norm(a, dim=2, dtype=wide)
-    long_g = torch.linalg.vector_norm(g, dim=2, dtype=wide)
     n = a.shape[1]
     if n == 1:
-        single: Tensor = (long_a * long_g).square_().squeeze(1)
-        return single
+        long_a = torch.linalg.vector_norm(a, dim=(1, 2), dtype=wide)
+        single: Tensor = long_a.mul_(torch.linalg.vector_norm(g, dim=(1, 2), dtype=wide))
+        return single.square_()
     if not gram_is_cheaper(n, a.shape[2], g.shape[2]):
-        return torch.stack([row_squares((y.t() @ x)[None])[0] for x, y in zip(a, g, strict=True)])
+        return torch.cat([row_squares((y.t() @ x)[None]) for x, y in zip(a, g, strict=True)])
     gram = torch.bmm(a, a.transpose(1, 2)).mul_(torch.bmm(g, g.transpose(1, 2)))
-    found = gram.flatten(1).sum(1, dtype=wide).clamp_(min=0.0)
-    # |a|^2 |g|^2 summed over pairs of positions is what the Gram sum cancels down from.
-    lost = found < _CANCELLED * (long_a * long_g).sum(1).square_()
-    for k in lost.nonzero().flatten().tolist():
-        found[k] = row_squares((g[k].t() @ a[k])[None])[0]
+    found = gram.sum((1, 2), dtype=wide).clamp_(min=0.0)
+    # n times the sum of |a|^2 |g|^2 over positions is what the Gram sum may cancel down from.
+    lost = found < gram.diagonal(dim1=1, dim2=2).sum(1, dtype=wide).mul_(_CANCELLED * n)
+    if bool(lost.any()):
+        for k in lost.nonzero().flatten().tolist():
+            found[k] = row_squares((g[k].t() @ a[k])[None])[0]
     return found

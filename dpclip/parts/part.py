@@ -56,7 +56,7 @@ def written(rows: Tensor, out: Tensor | None) -> Tensor:
 
 def row_squares(rows: Tensor) -> Tensor:
     """Returns [G], the squared l2 norms of rows [G, ...]."""
-    flat = rows.reshape(len(rows), -1)
+    flat = rows if rows.dim() == 2 else rows.reshape(len(rows), -1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=accumulated(rows.dtype))
     return norms.square_()
 
@@ -66,15 +66,20 @@ def weighted(rows: Tensor, groups: Groups, factors: Tensor, valid: Tensor | None
 
     In the dtype of the factors, which is float32 at least.
     """
-    shape = (len(rows), *[1] * (rows.dim() - 1))
     # Half precision would round the factors, and with them the bound on a row.
-    scaled = rows.to(factors.dtype) * spread(factors, groups).view(shape)
-    return scaled if valid is None else silenced(scaled, groups, valid)
+    if rows.dtype != factors.dtype:
+        rows = rows.to(factors.dtype)
+    each = spread(factors, groups)
+    scaled = rows * (each[:, None, None] if rows.dim() == 3 else each.view(-1, *_ones(rows)))
+    return silenced(scaled, groups, valid)
 
 
 def silenced(rows: Tensor, groups: Groups, valid: Tensor | None) -> Tensor:
     """Returns samples [R, ...], exactly 0 in groups that are not valid: zero times NaN is NaN."""
     if valid is None:
         return rows
-    out = ~spread(valid, groups).view(len(rows), *[1] * (rows.dim() - 1))
-    return rows.masked_fill(out, 0.0)
+    return rows.masked_fill(~spread(valid, groups).view(-1, *_ones(rows)), 0.0)
+
+
+def _ones(rows: Tensor) -> list[int]:
+    return [1] * (rows.dim() - 1)
