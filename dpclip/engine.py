@@ -16,7 +16,7 @@ from dpclip.hooks import GroupHooks
 from dpclip.ledger import Ledger
 from dpclip.parts import Formed, Part
 from dpclip.parts.part import accumulated
-from dpclip.passes import Forward, OpenGroup, Pass, Rows
+from dpclip.passes import Forward, OpenGroup, Pass
 from dpclip.pieces import Piece
 from dpclip.sensitivity import Claim, claim
 from dpclip.speed import Chooser
@@ -48,7 +48,8 @@ class Engine:
         self.divisor = divisor
         self.ledger = ledger
         self.slot_generator, self.noise_generator = generators
-        self.params = [p for p in module.parameters() if p.requires_grad]
+        self.names = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self.params = list(self.names.values())
         dtypes = [accumulated(p.dtype) for p in self.params]
         self._wide = max(dtypes, key=lambda dtype: dtype.itemsize)
         self._mixed = len(set(dtypes)) > 1
@@ -348,6 +349,7 @@ class Engine:
     def close(self) -> None:
         """Removes every hook from the model and the optimizer."""
         self._step_hook.remove()
+        self._buffers.clear()
         self.hooks.cleanup()
 
 

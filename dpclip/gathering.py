@@ -88,22 +88,21 @@ class Gathered:
 
     def _settle(self, param: nn.Parameter, entry: _Entry) -> None:
         if not isinstance(entry.part, Formed):
-            choice = self.chooser.choose(
-                param, entry.part, self.count, lambda: self._buffer(param)
-            )
+            choice = self.chooser.choose(param, entry.part, self.count, lambda: self._buffer(param))
             if choice.formed:
                 self._form(param, entry)
         entry.squares = entry.part.squares()
 
     def _form(self, param: nn.Parameter, entry: _Entry) -> Tensor:
         if not isinstance(entry.part, Formed):
-            self._own(param, entry)
-        assert isinstance(entry.part, Formed)
+            entry.part = Formed(entry.part.rows(self._buffer(param)))
+            entry.owned = True
         return entry.part.formed
 
     def _own(self, param: nn.Parameter, entry: _Entry) -> Tensor:
         """Returns the rows in our own buffer, where something may be added to them."""
         if not entry.owned:
+            self.chooser.must_form(param, self.count)
             entry.part = Formed(entry.part.rows(self._buffer(param)))
             entry.owned = True
         assert isinstance(entry.part, Formed)

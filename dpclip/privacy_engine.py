@@ -20,6 +20,7 @@ from dpclip.noise import gaussian
 from dpclip.plan import plan_table
 from dpclip.refusals import check_model, check_noise, check_numbers, warn_by_position
 from dpclip.sensitivity import claim
+from dpclip.speed import Chooser, Memory
 from dpclip.types import Grouping, Noise, Weighting
 from dpclip.weighting import clip
 
@@ -33,14 +34,29 @@ class PrivacyEngine:
     Args:
         accountant: "prv" (default) or "rdp".
         seed: seeds sampling and noise for experiments; None takes fresh entropy from the system.
+        memory: "fast" forms the gradients of all groups of a layer wherever that is quickest;
+            "low" keeps what they are made of where that is smaller; a number is the bytes that
+            they may take together.
+        measure: True times the ways of each layer during the first step and takes the quickest;
+            False decides by shapes, so that two runs round alike.
+
+    `memory` and `measure` change time and memory, and results by rounding only.
 
     Raises:
-        ValueError: an accountant that is not offered.
+        ValueError: an accountant that is not offered, or another kind of memory.
     """
 
-    def __init__(self, accountant: str = "prv", *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        accountant: str = "prv",
+        *,
+        seed: int | None = None,
+        memory: Memory = "fast",
+        measure: bool = True,
+    ) -> None:
         check_accountant(accountant)
         self._accountant = accountant
+        self._chooser = Chooser(memory, measure)
         self._seeds = np.random.SeedSequence(seed)
         self._engine: Engine | None = None
 
@@ -136,6 +152,7 @@ class PrivacyEngine:
             ledger=Ledger(self._accountant, rate),
             generators=(slots, _moved(noises, device)),
             batch_first=batch_first,
+            chooser=self._chooser,
         )
         self._engine = engine
         self._draws = draws
@@ -236,8 +253,11 @@ class PrivacyEngine:
         return self._private.diagnostics()
 
     def plan(self) -> str:
-        """Returns a table of the layers and the rule that forms the group rows of each."""
-        return plan_table(self._private.hooks.units)
+        """Returns a table: the layers, how each is captured and summed, its time and memory.
+
+        How a layer is summed is decided in the first step.
+        """
+        return plan_table(self._private.hooks.units, self._chooser.made)
 
     @property
     def steps(self) -> int:
@@ -252,6 +272,7 @@ class PrivacyEngine:
             "history": list(engine.ledger.history),
             "reasons": list(engine.ledger.reasons),
             "steps": engine.steps,
+            "plan": self._chooser.formed_by_name(engine.names),
             "weighting": dict(engine.state),
             "generators": [
                 g.get_state() for g in (self._draws, engine.slot_generator, engine.noise_generator)
@@ -273,6 +294,7 @@ class PrivacyEngine:
         engine.ledger.history = [(float(s), float(q), int(n)) for s, q, n in state["history"]]
         engine.ledger.reasons = list(state["reasons"])
         engine.steps = int(state["steps"])
+        self._chooser.keep(engine.names, state["plan"])
         engine.state = dict(state["weighting"])
         generators = (self._draws, engine.slot_generator, engine.noise_generator)
         for generator, value in zip(generators, state["generators"], strict=True):
@@ -282,6 +304,7 @@ class PrivacyEngine:
         """Removes every hook; the model and the optimizer are as they were before."""
         self._private.close()
         self._engine = None
+        self._chooser.made.clear()
 
 
 def _generator(seed: np.random.SeedSequence) -> torch.Generator:

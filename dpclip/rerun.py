@@ -23,9 +23,7 @@ class Rerun:
         work: called with this when the backward has ended.
     """
 
-    def __init__(
-        self, unit: Unit, rows: int, saved: Saved, work: Callable[[Rerun], None]
-    ) -> None:
+    def __init__(self, unit: Unit, rows: int, saved: Saved, work: Callable[[Rerun], None]) -> None:
         self._unit, self._rows, self._saved, self._work = unit, rows, saved, work
         self._tensors: list[Tensor] = []
         self._axes: list[int] = []

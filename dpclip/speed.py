@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpclip.parts import Convolved, Formed, Outer, Part, Scattered
 
@@ -39,8 +40,9 @@ class Chooser:
     """Decides for each parameter, once, whether its rows are formed.
 
     Attributes:
-        memory: "fast" forms rows wherever that is quicker; "low" wherever that takes less memory
-            than keeping what they are made of; a number is the bytes that rows may take.
+        memory: "fast" forms rows wherever that is quicker, in a quarter of the device's memory at
+            most; "low" wherever that takes less memory than keeping what they are made of; a
+            number is the bytes that rows may take together.
         measure: True times both ways on the live tensors of the first step; False decides by
             shapes, which is the same on every machine.
         made: the choices so far.
@@ -48,16 +50,16 @@ class Chooser:
 
     memory: Memory = "fast"
     measure: bool = False
-    made: dict[torch.nn.Parameter, Choice] = field(default_factory=dict)
+    made: dict[nn.Parameter, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.memory not in ("fast", "low") and not (
             isinstance(self.memory, int) and not isinstance(self.memory, bool) and self.memory >= 0
         ):
-            raise ValueError(f'memory={self.memory!r}: expected "fast", "low" or a number of bytes.')
+            raise ValueError(f'memory={self.memory!r}: expected "fast", "low" or bytes as an int.')
 
     def choose(
-        self, param: torch.nn.Parameter, part: Part, count: int, out: Callable[[], Tensor]
+        self, param: nn.Parameter, part: Part, count: int, out: Callable[[], Tensor]
     ) -> Choice:
         """Returns the choice for a parameter.
 
@@ -71,23 +73,36 @@ class Chooser:
             self.made[param] = self._decide(param, part, count, out)
         return self.made[param]
 
+    def must_form(self, param: nn.Parameter, count: int) -> None:
+        """Notes that a parameter is used in ways whose gradients add up as rows only."""
+        self.made[param] = Choice(True, None, count * param.numel() * param.element_size())
+
+    def formed_by_name(self, names: Mapping[str, nn.Parameter]) -> dict[str, bool]:
+        """Returns the choices as plain values, for a checkpoint."""
+        return {n: self.made[p].formed for n, p in names.items() if p in self.made}
+
+    def keep(self, names: Mapping[str, nn.Parameter], formed: Mapping[str, bool]) -> None:
+        """Takes over choices that `formed_by_name` gave out, so that a run goes on as it began."""
+        for name, choice in formed.items():
+            self.made[names[name]] = Choice(choice, None, 0)
+
     def _decide(
-        self, param: torch.nn.Parameter, part: Part, count: int, out: Callable[[], Tensor]
+        self, param: nn.Parameter, part: Part, count: int, out: Callable[[], Tensor]
     ) -> Choice:
         size = count * param.numel() * param.element_size()
         if self.memory == "low":
-            smaller = isinstance(part, Formed) or size <= held_bytes(part)
+            smaller = size <= held_bytes(part)
             return Choice(smaller, None, size if smaller else 0)
-        if isinstance(self.memory, int):
-            taken = sum(choice.bytes for choice in self.made.values())
-            if taken + size > self.memory and not isinstance(part, Formed):
-                return Choice(False, None, 0)
-        if self.measure and isinstance(part, (Outer, Convolved)):
-            formed, factored = _timed(part, count, out)
-            quick = formed <= factored
-            return Choice(quick, min(formed, factored), size if quick else 0)
-        formed_ = forming_pays(part)
-        return Choice(formed_, None, size if formed_ else 0)
+        limit = _share(param.device) if self.memory == "fast" else self.memory
+        if sum(choice.bytes for choice in self.made.values()) + size > limit:
+            return Choice(False, None, 0)
+        seconds = None
+        if self.measure:
+            formed, apart = _timed(part, count, out)
+            pays, seconds = formed <= apart, min(formed, apart)
+        else:
+            pays = forming_pays(part)
+        return Choice(pays, seconds, size if pays else 0)
 
 
 def forming_pays(part: Part) -> bool:
@@ -108,9 +123,16 @@ def held_bytes(part: Part) -> int:
     return part.g.nbytes if isinstance(part, Scattered) else 0
 
 
+def _share(device: torch.device) -> int:
+    """Returns a quarter of the device's memory, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
 def _timed(part: Part, count: int, out: Callable[[], Tensor]) -> tuple[float, float]:
-    """Returns seconds of (forming the rows, taking norms and sum apart), the quicker of two runs."""
-    factors = torch.ones(count, device=out().device)
+    """Returns seconds of (forming the rows, taking norms and sum apart), the best of two runs."""
+    factors = torch.ones(count, dtype=out().dtype, device=out().device)
 
     def form() -> None:
         Formed(part.rows(out())).squares()

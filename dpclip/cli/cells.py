@@ -63,7 +63,7 @@ def privatizer(arm: Arm, accountant: str) -> trial.Privatize:
     def privatize(
         model: nn.Module, optimizer: Optimizer, loader: DataLoader[Any], seed: int
     ) -> trial.Private:
-        engine = PrivacyEngine(accountant, seed=seed)
+        engine = PrivacyEngine(accountant, seed=seed, measure=False)
         _, _, private = engine.make_private(
             module=model,
             optimizer=optimizer,

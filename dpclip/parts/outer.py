@@ -63,15 +63,13 @@ class Outer:
         g = weighted(self.g, self.groups, factors, valid)
         a = silenced(self.a, self.groups, valid)
         a = a if a.dtype == g.dtype else a.to(g.dtype)
-        return g.view(-1, g.shape[2]).t() @ a.reshape(-1, a.shape[2])
+        return g.reshape(-1, g.shape[2]).t() @ a.reshape(-1, a.shape[2])
 
     def joined(self, other: Part) -> Part | None:
         """See `Part`. The positions of both uses, one after the other."""
         if not isinstance(other, Outer):
             return None
-        return Outer(
-            torch.cat([self.a, other.a], 1), torch.cat([self.g, other.g], 1), self.groups
-        )
+        return Outer(torch.cat([self.a, other.a], 1), torch.cat([self.g, other.g], 1), self.groups)
 
     def _empty(self) -> Tensor:
         return self.a.new_empty(self.groups.count, self.g.shape[2], self.a.shape[2])

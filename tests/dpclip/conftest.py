@@ -204,6 +204,8 @@ def private(
     lr: float = 0.5,
     reduction: str = "mean",
     weighting: Weighting | None = None,
+    memory: str | int = "fast",
+    measure: bool = False,
     **more: Any,
 ) -> Trained:
     if weighting is None and "max_grad_norm" not in more:
@@ -217,7 +219,7 @@ def private(
         twin_rule = clip(more["max_grad_norm"])
     twin = Twin(copy.deepcopy(model), twin_rule, reduction)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
-    engine = PrivacyEngine(seed=seed)
+    engine = PrivacyEngine(seed=seed, memory=memory, measure=measure)
     made = engine.make_private(
         module=model,
         optimizer=optimizer,
