@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dpclip.parts import Formed, Part
+from dpclip.parts import Formed, Part, form
 from dpclip.parts.part import accumulated
 from dpclip.speed import Chooser
 
@@ -95,7 +95,7 @@ class Gathered:
 
     def _form(self, param: nn.Parameter, entry: _Entry) -> Tensor:
         if not isinstance(entry.part, Formed):
-            entry.part = Formed(entry.part.rows(self._buffer(param)))
+            entry.part = form(entry.part, self._buffer(param))
             entry.owned = True
         return entry.part.formed
 
@@ -114,7 +114,9 @@ class Gathered:
         if both is not None:
             entry.part = both
         else:
-            part.add_to(self._own(param, entry))
+            rows = self._own(param, entry)
+            part.add_to(rows)
+            entry.part = Formed(rows)
 
     def _buffer(self, param: nn.Parameter) -> Tensor:
         return self.buffers.rows(param, self.count, accumulated(param.dtype))

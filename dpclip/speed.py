@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpclip.parts import Convolved, Formed, Outer, Part, Scattered
+from dpclip.parts import Convolved, Formed, Outer, Part, Scattered, form
 
 Memory = Literal["fast", "low"] | int
 
@@ -134,15 +134,15 @@ def _timed(part: Part, count: int, out: Callable[[], Tensor]) -> tuple[float, fl
     """Returns seconds of (forming the rows, taking norms and sum apart), the best of two runs."""
     factors = torch.ones(count, dtype=out().dtype, device=out().device)
 
-    def form() -> None:
-        Formed(part.rows(out())).squares()
+    def hold() -> None:
+        form(part, out()).squares()
         Formed(out()).summed(factors, None)
 
     def take_apart() -> None:
         part.squares()
         part.summed(factors, None)
 
-    return min(_seconds(form), _seconds(form)), min(_seconds(take_apart), _seconds(take_apart))
+    return min(_seconds(hold), _seconds(hold)), min(_seconds(take_apart), _seconds(take_apart))
 
 
 def _seconds(work: Callable[[], None]) -> float:

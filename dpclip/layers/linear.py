@@ -23,14 +23,22 @@ def linear_parts(
         groups: the groups of the B samples.
     """
     layer = cast(nn.Linear, module)
-    a, g = kept_rows(inputs[0].to(gout.dtype), groups), kept_rows(gout, groups)
-    a, g = a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
+    a, g = inputs[0], kept_rows(gout, groups)
+    a = kept_rows(a if a.dtype == g.dtype else a.to(g.dtype), groups)
+    a, g = _positions(a), _positions(g)
     parts: dict[nn.Parameter, Part] = {}
     if layer.weight.requires_grad:
         parts[cast(nn.Parameter, layer.weight)] = Outer(a, g, groups)
     if layer.bias is not None and layer.bias.requires_grad:
         parts[layer.bias] = Formed(segment_sum(positions_summed(g), groups))
     return parts
+
+
+def _positions(rows: Tensor) -> Tensor:
+    """Returns [R, n, features] from [R, ..., features]."""
+    if rows.dim() == 3:
+        return rows
+    return rows[:, None] if rows.dim() == 2 else rows.reshape(len(rows), -1, rows.shape[-1])
 
 
 def positions_summed(g: Tensor) -> Tensor:

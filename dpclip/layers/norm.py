@@ -64,12 +64,14 @@ def layer_norm_parts(
     """
     layer = cast(nn.LayerNorm, module)
     x, g = _wide(inputs[0], gout)
+    axes = list(range(-len(layer.normalized_shape), 0))
 
     def statistics(x: Tensor) -> Sequence[Tensor]:
-        return torch.native_layer_norm(x, layer.normalized_shape, None, None, layer.eps)[1:]
+        mean = x.mean(axes, keepdim=True)  # half the time of native_layer_norm
+        return mean, _rstd(x - mean, axes, layer.eps)
 
     mean, rstd = _known(inputs, x.dtype) or _by_chunks(statistics, x)
-    return _over_positions(layer, (x, g, mean, rstd), groups, gout.dtype)
+    return _over_positions(layer, (x, g, mean, rstd), groups)
 
 
 def rms_norm_parts(
@@ -87,9 +89,8 @@ def rms_norm_parts(
     x, g = _wide(inputs[0], gout)
     eps = torch.finfo(x.dtype).eps if layer.eps is None else layer.eps
     axes = list(range(-len(layer.normalized_shape), 0))
-    length = torch.linalg.vector_norm(x, dim=axes, keepdim=True)
-    rstd = length.square_().div_(layer.weight.numel()).add_(eps).rsqrt_()
-    return _over_positions(layer, (x, g, torch.zeros_like(rstd), rstd), groups, gout.dtype)
+    rstd = _rstd(x, axes, eps)
+    return _over_positions(layer, (x, g, torch.zeros_like(rstd), rstd), groups)
 
 
 def group_norm_parts(
@@ -110,19 +111,20 @@ def group_norm_parts(
 
     def statistics(x: Tensor) -> Sequence[Tensor]:
         sizes = (len(x), channels, space, blocks)
-        return torch.native_group_norm(x, None, None, *sizes, layer.eps)[1:]
+        return torch.native_group_norm(x.contiguous(), None, None, *sizes, layer.eps)[1:]
 
     mean, rstd = _known(inputs, x.dtype) or _by_chunks(statistics, x)
-    if x.is_contiguous() and g.is_contiguous():
-        samples = _over_pixels_native(x, g, mean, rstd)
-    else:
-        samples = _by_chunks(_over_pixels, x, g, mean, rstd)
+    samples = (
+        _over_pixels_native(x, g, mean, rstd)
+        if x.is_contiguous() and g.is_contiguous()
+        else _by_chunks(_over_pixels, x, g, mean, rstd)
+    )
     rows = [segment_sum(kept_rows(sample, groups), groups) for sample in samples]
-    return _parts(layer, rows, gout.dtype)
+    return _parts(layer, rows)
 
 
 def _wide(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns both in the dtype in which they are multiplied and added up."""
+    """Returns both in the dtype in which they are multiplied and added up, that of the rows."""
     dtype = accumulated(torch.promote_types(x.dtype, g.dtype))
     return x.to(dtype), g.to(dtype)
 
@@ -130,6 +132,13 @@ def _wide(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 def _known(inputs: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
     """Returns mean and rstd if they came along, as precise as what they are used with."""
     return [] if any(t.dtype != dtype for t in inputs[1:]) else inputs[1:]
+
+
+def _rstd(x: Tensor, axes: list[int], eps: float) -> Tensor:
+    """Returns 1 / sqrt(mean(x^2) + eps) over axes, which are kept with size 1."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=True)
+    size = math.prod(x.shape[axis] for axis in axes)
+    return length.square_().div_(size).add_(eps).rsqrt_()
 
 
 def _by_chunks(form: Callable[..., Sequence[Tensor]], *tensors: Tensor) -> Sequence[Tensor]:
@@ -147,30 +156,28 @@ def _trained(layer: nn.Module) -> list[nn.Parameter | None]:
     return [cast(nn.Parameter, p) if p is not None and p.requires_grad else None for p in both]
 
 
-def _parts(
-    layer: nn.Module, rows: Sequence[Tensor | None], dtype: torch.dtype
-) -> dict[nn.Parameter, Part]:
+def _parts(layer: nn.Module, rows: Sequence[Tensor | None]) -> dict[nn.Parameter, Part]:
     """Returns parts of rows [G, numel] of the weight and of the bias."""
     return {
-        param: Formed(row.view(-1, *param.shape).to(dtype))
+        param: Formed(row.view(-1, *param.shape))
         for param, row in zip(_trained(layer), rows, strict=True)
         if param is not None and row is not None
     }
 
 
 def _over_positions(
-    layer: nn.Module, tensors: Sequence[Tensor], groups: Groups, dtype: torch.dtype
+    layer: nn.Module, tensors: Sequence[Tensor], groups: Groups
 ) -> dict[nn.Parameter, Part]:
     """Returns parts of x, g [B, ..., *shape] and mean, rstd [B, ..., 1 ...]: sums over `...`."""
     width = cast(Tensor, layer.weight).numel()
-    wide, narrow = tensors[:2], tensors[2:]
-    x, g = (t.reshape(len(t), -1, width) for t in wide)
-    mean, rstd = (t.reshape(*x.shape[:2], 1) for t in narrow)
+    x, g = (t.reshape(len(t), -1, width) for t in tensors[:2])
+    # The kernel reads these two without a look at their strides.
+    mean, rstd = (t.reshape(*x.shape[:2], 1).contiguous() for t in tensors[2:])
     wanted = [p is not None for p in _trained(layer)]
     at_hand = x.device.type == "cpu" and groups.keep is None and groups.order is None
     form = _called if at_hand and x.numel() >= _WORTH_A_CALL * groups.count else _multiplied
     rows = iter(form(x, g, mean, rstd, groups, wanted))
-    return _parts(layer, [next(rows) if w else None for w in wanted], dtype)
+    return _parts(layer, [next(rows) if want else None for want in wanted])
 
 
 def _called(
@@ -194,8 +201,9 @@ def _multiplied(
     """Returns the same by products; padding rows and groups out of order cost no copies."""
 
     def form(x: Tensor, g: Tensor, mean: Tensor, rstd: Tensor) -> list[Tensor]:
-        products = [x.sub(mean).mul_(rstd).mul_(g)] if wanted[0] else []
-        return [positions_summed(t) for t in (products + [g] if wanted[1] else products)]
+        product = x.sub(mean).mul_(rstd).mul_(g) if wanted[0] else x
+        pairs = zip((product, g), wanted, strict=True)
+        return [positions_summed(values) for values, want in pairs if want]
 
     samples = _by_chunks(form, x, g, mean, rstd)
     return [segment_sum(kept_rows(sample, groups), groups) for sample in samples]

@@ -11,6 +11,7 @@ from dpclip.groups import Groups, kept_rows, segment_sum
 from dpclip.layers.conv import conv_parts
 from dpclip.layers.embedding import bag_parts, embedding_parts
 from dpclip.layers.linear import linear_parts
+from dpclip.layers.norm import group_norm_parts, layer_norm_parts, rms_norm_parts
 from dpclip.parts import Formed, Part
 
 Parts = dict[nn.Parameter, Part]
@@ -24,6 +25,12 @@ GROUP_RULES: dict[type[nn.Module], Rule] = {
     nn.Conv1d: conv_parts,
     nn.Conv2d: conv_parts,
     nn.Conv3d: conv_parts,
+    nn.LayerNorm: layer_norm_parts,
+    nn.RMSNorm: rms_norm_parts,
+    nn.GroupNorm: group_norm_parts,
+    nn.InstanceNorm1d: group_norm_parts,
+    nn.InstanceNorm2d: group_norm_parts,
+    nn.InstanceNorm3d: group_norm_parts,
 }
 """Rules that need less than the B per-sample gradients of a layer. Exact types only: a subclass
 may have another forward."""
@@ -34,9 +41,7 @@ def rule_for(module: nn.Module) -> tuple[str, Rule] | None:
     kind = type(module)
     if kind in GROUP_RULES:
         return "dpclip", GROUP_RULES[kind]
-    # Opacus' sampler of LayerNorm reads layer.bias.requires_grad.
-    unbiased = isinstance(module, nn.LayerNorm) and module.bias is None
-    if kind in GradSampleHooks.GRAD_SAMPLERS and not unbiased:
+    if kind in GradSampleHooks.GRAD_SAMPLERS:
         return "opacus", _sampled_parts
     return None
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
-from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
-from dpclip.groups import Groups, sections, segment_sum
-from dpclip.parts.part import Part, row_squares, silenced, weighted, written
+from dpclip.groups import Groups, sections
+from dpclip.parts.formed import Formed
+from dpclip.parts.part import Part, row_squares, silenced, weighted
 
-_WORTH_A_CALL = 3e6
-"""Multiplications in one group above which a kernel call of its own is faster than unfolding all
-samples at once (measured on one CPU core; both give the same rows)."""
+_TOGETHER = 2**18
+"""Kernel elements that one call may form: small kernels share a call, whose start costs as much as
+they do; large ones are quicker alone (measured on one CPU core)."""
+
+_WORTH_COPYING = 2**16
+"""Elements in and out of a group of several samples, up to which they are copied for that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,52 +39,77 @@ class Convolved:
 
     def rows(self, out: Tensor | None) -> Tensor:
         """See `Part`."""
-        if self._unfolding_pays():
-            # The unfolding reads strides as if tensors were contiguous (channels_last is not).
-            samples = GradSampleHooks.GRAD_SAMPLERS[type(self.layer)](
-                self.layer, [self.a.contiguous()], self.g.contiguous()
-            )[cast(nn.Parameter, self.layer.weight)]
-            found = segment_sum(samples, self.groups)
-            return written(found, out)
+        return self.formed(out).formed
+
+    def formed(self, out: Tensor | None) -> Formed:
+        """Returns the rows with their norms, taken while they are still in the cache."""
         if out is None:
             out = self.g.new_empty(self.groups.count, *self.layer.weight.shape)
-        for row, (a, g) in zip(out, self._sections(), strict=True):
-            row.copy_(self._native(a, g))
-        return out
+        squares, start = [], 0
+        for rows in self._chunks():
+            squares.append(row_squares(rows))
+            out[start : start + len(rows)].copy_(rows)
+            start += len(rows)
+        return Formed(out, torch.cat(squares))
 
     def add_to(self, rows: Tensor) -> None:
         """See `Part`."""
-        rows += self.rows(None)
+        start = 0
+        for chunk in self._chunks():
+            rows[start : start + len(chunk)] += chunk
+            start += len(chunk)
 
     def squares(self) -> Tensor:
-        """See `Part`. One group's kernel is held at a time."""
-        found = [row_squares(self._native(a, g)[None]) for a, g in self._sections()]
-        return torch.cat(found)
+        """See `Part`. A few kernels are held at a time."""
+        return torch.cat([row_squares(rows) for rows in self._chunks()])
 
     def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
         """See `Part`."""
         g = weighted(self.g, self.groups, factors, valid)
-        a, padding = self._padded(silenced(self.a, self.groups, valid).to(g.dtype))
-        return self._call(a, g, padding)
+        return self._kernels(silenced(self.a, self.groups, valid).to(g.dtype), g, 1)[0]
 
     def joined(self, other: Part) -> Part | None:
         """See `Part`. Maps of two uses may differ in size; their rows add up."""
         return None
 
-    def _unfolding_pays(self) -> bool:
+    def _chunks(self) -> Iterator[Tensor]:
+        """Yields the rows [c, *shape] of a few groups after the other."""
+        if self.groups.equal is None:
+            parts = zip(sections(self.a, self.groups), sections(self.g, self.groups), strict=True)
+            for a, g in parts:
+                yield self._kernels(a, g, 1)
+            return
+        size = self.groups.equal
+        step = size * self._together(size)
+        for a, g in zip(self.a.split(step), self.g.split(step), strict=True):
+            yield self._kernels(a, g, len(a) // size)
+
+    def _together(self, size: int) -> int:
+        """Returns how many groups share a call; on a GPU all of them do."""
+        if self.g.device.type != "cpu":
+            return self.groups.count
+        elements = (self.a[0].numel() + self.g[0].numel()) * size
+        if size > 1 and elements > _WORTH_COPYING:
+            return 1
+        return max(1, _TOGETHER // self.layer.weight.numel())
+
+    def _kernels(self, a: Tensor, g: Tensor, count: int) -> Tensor:
+        """Returns the kernels' gradients [c, *shape] of c equal groups of samples, in one call.
+
+        By the function that plain training uses: c groups are c groups of channels to it, the
+        samples of a group stay its batch.
+        """
         layer = self.layer
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            return False
-        pixels = self.g[:1, :1].numel() * len(self.g) / self.groups.count
-        return self.g.device.type != "cpu" or pixels * layer.weight.numel() < _WORTH_A_CALL
-
-    def _sections(self) -> Sequence[tuple[Tensor, Tensor]]:
-        a, g = sections(self.a, self.groups), sections(self.g, self.groups)
-        return list(zip(a, g, strict=True))
-
-    def _native(self, a: Tensor, g: Tensor) -> Tensor:
-        padded, padding = self._padded(a)
-        return self._call(padded, g, padding)
+        a, padding = self._padded(a)
+        weight = layer.weight.detach().to(g.dtype)
+        if count > 1:
+            a, g = _as_channels(a, count), _as_channels(g, count)
+            weight = weight.repeat(count, *[1] * (weight.dim() - 1))
+        found: Tensor = torch.ops.aten.convolution_backward(
+            g, a, weight, None, layer.stride, padding, layer.dilation, False,
+            [0] * len(padding), count * layer.groups, [False, True, False],
+        )[1]  # fmt: skip
+        return found.view(count, *layer.weight.shape)
 
     def _padded(self, a: Tensor) -> tuple[Tensor, Sequence[int]]:
         """Returns the input padded as the kernel cannot, and what is left for it to pad."""
@@ -94,12 +121,8 @@ class Convolved:
             return F.pad(a, layer._reversed_padding_repeated_twice), [0] * len(layer.stride)
         return a, layer.padding
 
-    def _call(self, a: Tensor, g: Tensor, padding: Sequence[int]) -> Tensor:
-        """Returns the kernel's gradient by the function that plain training uses."""
-        layer = self.layer
-        weight = layer.weight.detach().to(g.dtype)
-        found: Tensor = torch.ops.aten.convolution_backward(
-            g, a, weight, None, layer.stride, padding, layer.dilation, False,
-            [0] * len(padding), layer.groups, [False, True, False],
-        )[1]  # fmt: skip
-        return found
+
+def _as_channels(samples: Tensor, count: int) -> Tensor:
+    """Returns [b, c * channels, *space] from c groups of b samples [c b, channels, *space]."""
+    grouped = samples.reshape(count, -1, *samples.shape[1:]).transpose(0, 1)
+    return grouped.reshape(len(grouped), -1, *samples.shape[2:])

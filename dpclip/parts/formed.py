@@ -12,9 +12,15 @@ from dpclip.parts.part import Part, row_squares, written
 
 @dataclass(frozen=True, eq=False)
 class Formed:
-    """Rows [G, *shape]: of biases and norms, which are small, and of whatever has no other way."""
+    """Rows of biases and norms, which are small, and of whatever has no other way.
+
+    Attributes:
+        formed: [G, *shape].
+        known: [G] their squared norms, if they were taken on the way.
+    """
 
     formed: Tensor
+    known: Tensor | None = None
 
     def rows(self, out: Tensor | None) -> Tensor:
         """See `Part`."""
@@ -26,7 +32,7 @@ class Formed:
 
     def squares(self) -> Tensor:
         """See `Part`."""
-        return row_squares(self.formed)
+        return row_squares(self.formed) if self.known is None else self.known
 
     def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
         """See `Part`."""

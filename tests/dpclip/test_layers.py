@@ -74,11 +74,11 @@ CONVS = [
 ]
 
 
-@pytest.mark.parametrize("worth", [0.0, 1e12])
+@pytest.mark.parametrize("together", [1, 50, 10**6])
 @pytest.mark.parametrize("conv", CONVS, ids=str)
-def test_convolution(kit, conv, worth, monkeypatch):
+def test_convolution(kit, conv, together, monkeypatch):
     """Whichever of the two ways is taken."""
-    monkeypatch.setattr("dpclip.parts.convolved._WORTH_A_CALL", worth)
+    monkeypatch.setattr("dpclip.parts.convolved._TOGETHER", together)
     dims = int(type(conv).__name__[-2])
     x = torch.randn(20, 4, *(7, 6, 5)[:dims])
     conv.double()
@@ -86,10 +86,10 @@ def test_convolution(kit, conv, worth, monkeypatch):
     check(kit, nn.Sequential(conv, nn.ReLU(inplace=True)), x)
 
 
-@pytest.mark.parametrize("worth", [0.0, 1e12])
-def test_convolution_of_channels_last(kit, worth, monkeypatch):
+@pytest.mark.parametrize("together", [1, 50, 10**6])
+def test_convolution_of_channels_last(kit, together, monkeypatch):
     """Opacus' unfold reads strides as if the tensor were contiguous."""
-    monkeypatch.setattr("dpclip.parts.convolved._WORTH_A_CALL", worth)
+    monkeypatch.setattr("dpclip.parts.convolved._TOGETHER", together)
     conv = nn.Conv2d(4, 6, 3)
     x = torch.randn(20, 4, 7, 6)
     check(kit, Apply(conv, lambda m, x: m(x.to(memory_format=torch.channels_last))), x)

@@ -30,11 +30,11 @@ SLOTS = [
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even")
-@pytest.mark.parametrize("worth", [0.0, 1e12])
+@pytest.mark.parametrize("together", [1, 50, 10**6])
 @pytest.mark.parametrize(("slots", "real"), SLOTS, ids=str)
 @pytest.mark.parametrize(("layer", "x"), CASES, ids=lambda v: type(v).__name__)
-def test_rows_of_any_groups(layer, x, slots, real, worth, monkeypatch):
-    monkeypatch.setattr("dpclip.parts.convolved._WORTH_A_CALL", worth)
+def test_rows_of_any_groups(layer, x, slots, real, together, monkeypatch):
+    monkeypatch.setattr("dpclip.parts.convolved._TOGETHER", together)
     layer = layer.double()
     x = x.double() if x.is_floating_point() else x
     slots = torch.tensor(slots)
