@@ -1,0 +1,166 @@
+"""Settings of speed and memory change how sums are taken, not what they are."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from dpclip import PrivacyEngine, by_key, clip, clip_to_min, micro_batches, per_core, per_sample
+from dpclip.groups import groups_of
+from dpclip.parts import Formed, Outer
+from dpclip.speed import Chooser, forming_pays
+
+PLANS = [("fast", False), ("fast", True), ("low", False), (3000, False), (0, False), (3000, True)]
+GROUPINGS = [per_sample(), micro_batches(3), micro_batches(2, slots="random"), per_core(2)]
+
+
+def models(kit):
+    return {
+        "mlp": (kit.Mlp, kit.vectors),
+        "convolutions": (kit.ConvNet, kit.images),
+        "tied": (kit.Transformer, kit.texts),
+    }
+
+
+@pytest.mark.parametrize("name", ["mlp", "convolutions", "tied"])
+@pytest.mark.parametrize("memory, measure", PLANS)
+def test_every_plan_equals_the_loop(kit, name, memory, measure):
+    model, data = models(kit)[name]
+    for grouping in (*GROUPINGS, by_key(lambda i: i % 3)):
+        for weighting in (clip(0.2), clip_to_min()):
+            trained = kit.private(
+                model(),
+                data(),
+                memory=memory,
+                measure=measure,
+                grouping=grouping,
+                weighting=weighting,
+            )
+            kit.agree(trained, steps=2)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convolutions", "tied"])
+def test_plans_agree_in_single_precision(kit, name):
+    torch.set_default_dtype(torch.float32)
+    model, data = models(kit)[name]
+    model, data = model(), data()
+    found = []
+    for memory, measure in PLANS:
+        torch.manual_seed(1)
+        trained = kit.private(
+            copy.deepcopy(model), data, memory=memory, measure=measure, weighting=clip(0.2)
+        )
+        x, y = next(iter(trained.loader))
+        kit.mean_loss(trained.model(x), y).backward()
+        found.append(torch.cat([g.flatten() for g in trained.grads]))
+    for other in found[1:]:
+        assert (other - found[0]).norm() <= 1e-5 * found[0].norm()
+
+
+@pytest.mark.parametrize("memory", ["fast", "low"])
+def test_invalid_rows_are_left_out_by_every_plan(kit, memory):
+    """A sample with an infinite input adds nothing, whether rows are formed or not."""
+    for model, x in (
+        (kit.Mlp(), torch.randn(8, 6)),
+        (nn.Sequential(kit.ConvNet()), torch.randn(8, 2, 7, 6)),
+    ):
+        data = TensorDataset(x, torch.randint(5, (8,)))
+        trained = kit.private(
+            model, data, batch_size=8, memory=memory, weighting=clip(0.2), poisson_sampling=False
+        )
+        xs, ys = next(iter(trained.loader))
+        good = torch.arange(8) != 3
+        wanted = trained.twin.update(xs[good], ys[good], torch.arange(7), None)
+        xs[3].view(-1)[0] = float("inf")
+        kit.mean_loss(trained.model(xs), ys).backward()
+        kit.close(trained.grads, [w * 7 / 8 for w in wanted])
+        trained.optimizer.step()
+        assert trained.engine.diagnostics().invalid == 1
+
+
+def test_rows_stay_within_the_bytes_given(kit):
+    for limit, formed in ((0, 0), (8_000, 1), (10**6, 2)):
+        trained = kit.private(
+            kit.ConvNet(),
+            kit.images(),
+            memory=limit,
+            weighting=clip(0.2),
+            poisson_sampling=False,
+        )
+        kit.agree(trained, steps=1)
+        kernels = [trained.model.layers[i].weight for i in (0, 3)]
+        made = [trained.inner.chooser.made[p] for p in kernels]
+        assert sum(choice.bytes for choice in made) <= limit
+        assert sum(choice.formed for choice in made) == formed
+
+
+def test_low_memory_forms_what_is_smaller_formed():
+    wide = Outer(torch.randn(4, 50, 8), torch.randn(4, 50, 8), groups_of(torch.arange(4)))
+    narrow = Outer(torch.randn(4, 2, 80), torch.randn(4, 2, 80), groups_of(torch.arange(4)))
+    for part, i, formed in ((wide, 8, True), (narrow, 80, False)):
+        param = nn.Parameter(torch.empty(i, i))
+        choice = Chooser("low").choose(param, part, 4, lambda: torch.empty(0))
+        assert (choice.formed, choice.bytes > 0) == (formed, formed)
+
+
+def test_choice_by_shapes():
+    """One position per group never forms rows; many positions of a small matrix do."""
+    one = groups_of(torch.arange(64))
+    assert not forming_pays(Outer(torch.randn(64, 1, 128), torch.randn(64, 1, 128), one))
+    assert forming_pays(Outer(torch.randn(64, 128, 32), torch.randn(64, 128, 32), one))
+    assert forming_pays(Formed(torch.randn(4, 3)))
+
+
+@pytest.mark.parametrize("memory", ["slow", -1, 1.5, True, None])
+def test_unknown_memory(memory):
+    with pytest.raises(ValueError, match='expected "fast", "low" or bytes'):
+        PrivacyEngine(memory=memory)
+
+
+def test_plan_shows_time_only_where_it_was_measured(kit):
+    for measure in (False, True):
+        trained = kit.private(kit.Mlp(), kit.vectors(), measure=measure, weighting=clip(0.2))
+        kit.agree(trained, steps=1)
+        first = trained.engine.plan().splitlines()[2].split()
+        assert first[:3] == ["layers.0", "Linear", "49"]
+        choice = trained.inner.chooser.made[trained.model.layers[0].weight]
+        assert (choice.seconds is not None) == measure
+        assert ("norms and sum" in trained.engine.plan()) != choice.formed
+
+
+def test_checkpoint_keeps_the_plan(kit):
+    """Whatever would be chosen again, the run goes on as it began."""
+    made = kit.private(kit.Mlp(), kit.vectors(), memory=10**6, weighting=clip(0.2))
+    kit.agree(made, steps=1)
+    state = made.engine.state_dict()
+    assert set(state["plan"]) == {"layers.0.weight", "layers.2.weight"}
+    state["plan"] = {name: not formed for name, formed in state["plan"].items()}
+    other = kit.private(kit.Mlp(), kit.vectors(), memory=10**6, weighting=clip(0.2))
+    other.engine.load_state_dict(state)
+    kit.agree(other, steps=1)
+    assert other.engine.state_dict()["plan"] == state["plan"]
+
+
+def test_buffers_are_reused_and_given_back(kit):
+    """Memory for rows is taken once; a smaller batch lies in it, and close() returns it."""
+    trained = kit.private(kit.ConvNet(), kit.images(), weighting=clip(0.2), poisson_sampling=False)
+    kept = trained.inner._buffers._kept
+    kit.agree(trained, steps=1)
+    where = {p: t.data_ptr() for p, t in kept.items()}
+    assert where
+    kit.agree(trained, steps=4)
+    assert {p: t.data_ptr() for p, t in kept.items()} == where
+    trained.engine.close()
+    assert not kept
+
+
+def test_uneven_last_batch(kit):
+    data = kit.vectors(13)
+    trained = kit.private(
+        kit.Mlp(), data, batch_size=8, weighting=clip(0.2), poisson_sampling=False
+    )
+    kit.agree(trained, steps=4)
