@@ -29,6 +29,9 @@ class Sink(Protocol):
     def begin_forward(self, rows: int) -> Batch:
         """Called when a forward with gradients starts; returns the batch it belongs to."""
 
+    def groups_ahead(self, batch: Any) -> Groups:
+        """Returns the groups of a batch before its backward."""
+
     def begin_backward(self, batch: Any) -> None:
         """Called with that batch before anything captured in it is handed over."""
 

@@ -14,9 +14,10 @@ from dpclip.gathering import Buffers, Gathered
 from dpclip.groups import Groups, groups_of
 from dpclip.hooks import GroupHooks
 from dpclip.ledger import Ledger
+from dpclip.looping import GroupLoop
 from dpclip.parts import Formed, Part
 from dpclip.parts.part import accumulated
-from dpclip.passes import Forward, OpenGroup, Pass
+from dpclip.passes import Assigned, Forward, OpenGroup, Pass
 from dpclip.pieces import Piece
 from dpclip.sensitivity import Claim, claim
 from dpclip.speed import Chooser
@@ -41,6 +42,7 @@ class Engine:
         generators: tuple[torch.Generator, torch.Generator],
         batch_first: bool = True,
         chooser: Chooser | None = None,
+        loop: bool = False,
     ) -> None:
         self.grouping, self.weighting, self.noise = grouping, weighting, noise
         self.noise_multiplier = noise_multiplier
@@ -68,7 +70,8 @@ class Engine:
         self._divisor = 1.0
         self._stats: list[tuple[Stats, Tensor]] = []
         self.last: list[tuple[Stats, Tensor]] = []
-        self.hooks = GroupHooks(module, self, batch_first=batch_first)
+        hooks = GroupLoop if loop else GroupHooks
+        self.hooks: GroupHooks | GroupLoop = hooks(module, self, batch_first)
         self._step_hook = optimizer.register_step_pre_hook(self._before_step)
 
     # ---- from the loader -------------------------------------------------------------------
@@ -121,7 +124,9 @@ class Engine:
                 )
             return
         # An exception may have cut an earlier backward short: what it left is dropped here.
-        groups, divisor = self._group(batch)
+        groups, divisor, doubt = batch.assigned or self._assign(batch)
+        if doubt is not None:
+            self.ledger.void(doubt)
         gathered = Gathered(groups.count, self.chooser, self._buffers, self._shared)
         self._pass = Pass(task, batch, groups, divisor, gathered)
         torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
@@ -141,21 +146,36 @@ class Engine:
         assert self._pass is not None
         self._pass.deferred.append(work)
 
-    def _group(self, batch: Forward) -> tuple[Groups, float]:
-        """Returns the groups of the B rows and D."""
+    def groups_ahead(self, batch: Forward) -> Groups:
+        """Returns the groups of a forward pass before its backward.
+
+        Raises:
+            RuntimeError: only a part of the physical batch goes through the model.
+        """
+        if batch.piece is not None and batch.rows < len(batch.piece.slots):
+            raise RuntimeError(
+                f"loop=True runs the model for each group, and got {batch.rows} of the "
+                f"{len(batch.piece.slots)} samples that the loader yielded. Pass the whole batch; "
+                "for less memory use max_physical_batch."
+            )
+        batch.assigned = self._assign(batch)
+        return batch.assigned.groups
+
+    def _assign(self, batch: Forward) -> Assigned:
+        """Returns how the B rows fall into groups."""
         piece, rows = batch.piece, batch.rows
         if piece is not None and piece is self.piece and self._done + rows <= len(piece.slots):
             part = slice(self._done, self._done + rows)
-            return groups_of(piece.slots[part], piece.real[part]), self._count(piece)
-        if piece is None:
-            self.ledger.void("a batch did not come from the loader, so its sampling is unknown")
-        else:
-            self.ledger.void(
+            groups = groups_of(piece.slots[part], piece.real[part])
+            return Assigned(groups, self._count(piece), None)
+        doubt = "a batch did not come from the loader, so its sampling is unknown"
+        if piece is not None:
+            doubt = (
                 "rows went through backward that the loader had not just yielded, so a record may "
                 "count twice in one step"
             )
             if rows == len(piece.slots):  # a second loss on the same records
-                return groups_of(piece.slots, piece.real), self._count(piece)
+                return Assigned(groups_of(piece.slots, piece.real), self._count(piece), doubt)
         if self.grouping.needs_ids:
             raise RuntimeError(
                 f"{self.grouping.label} needs to know which records are in the batch, and these "
@@ -163,7 +183,7 @@ class Engine:
                 "over that loader, and use each batch once."
             )
         groups = groups_of(self.grouping.assign(Members(rows, None, 0, self.slot_generator)))
-        return groups, float(groups.count)
+        return Assigned(groups, float(groups.count), doubt)
 
     def _count(self, piece: Piece) -> float:
         """Returns D: the expected number of groups where that is public, else the actual one."""

@@ -26,6 +26,9 @@ class _Norms:
     def begin_forward(self, rows: int) -> _Rows:
         return _Rows(rows)
 
+    def groups_ahead(self, batch: _Rows) -> Groups:
+        return groups_of(torch.arange(batch.rows))
+
     def begin_backward(self, batch: _Rows) -> None:
         if self.batch is not batch:
             self.gathered = Gathered(batch.rows, Chooser("low"), Buffers(), set())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,35 @@ Rows = dict[nn.Parameter, Tensor]
 """Parameter -> rows [G, *shape]."""
 
 
-@dataclass(frozen=True, eq=False)
-class Forward:
-    """One forward pass: B rows, the piece of the loader they belong to, and where it ran.
+class Assigned(NamedTuple):
+    """How the rows of a forward pass fall into groups.
 
-    `task` is -1 outside of a backward pass.
+    Attributes:
+        groups: the groups.
+        divisor: D.
+        doubt: why no epsilon may be claimed after this batch, or None.
+    """
+
+    groups: Groups
+    divisor: float
+    doubt: str | None
+
+
+@dataclass(eq=False)
+class Forward:
+    """One forward pass.
+
+    Attributes:
+        rows: B.
+        piece: what the loader had yielded.
+        task: the backward pass it ran in (activation checkpointing), -1 outside of any.
+        assigned: its groups, where they were needed before its backward.
     """
 
     rows: int
     piece: Piece | None
     task: int
+    assigned: Assigned | None = None
 
     def same_batch(self, other: Forward) -> bool:
         """Returns True if both saw the same records.

@@ -39,8 +39,10 @@ class PrivacyEngine:
             they may take together.
         measure: True times the ways of each layer during the first step and takes the quickest;
             False decides by shapes, so that two runs round alike.
+        loop: True runs the model once for each group instead, as autograd would by itself. Good
+            for few large groups, and for models that use weights outside of their layers.
 
-    `memory` and `measure` change time and memory, and results by rounding only.
+    `memory`, `measure` and `loop` change time and memory, and results by rounding only.
 
     Raises:
         ValueError: an accountant that is not offered, or another kind of memory.
@@ -53,10 +55,11 @@ class PrivacyEngine:
         seed: int | None = None,
         memory: Memory = "fast",
         measure: bool = True,
+        loop: bool = False,
     ) -> None:
         check_accountant(accountant)
         self._accountant = accountant
-        self._chooser = Chooser(memory, measure)
+        self._chooser, self._loop = Chooser(memory, measure), loop
         self._seeds = np.random.SeedSequence(seed)
         self._engine: Engine | None = None
 
@@ -153,6 +156,7 @@ class PrivacyEngine:
             generators=(slots, _moved(noises, device)),
             batch_first=batch_first,
             chooser=self._chooser,
+            loop=self._loop,
         )
         self._engine = engine
         self._draws = draws
@@ -257,7 +261,8 @@ class PrivacyEngine:
 
         How a layer is summed is decided in the first step.
         """
-        return plan_table(self._private.hooks.units, self._chooser.made)
+        units = self._private.hooks.units
+        return plan_table(units, self._chooser.made) if units else "the model, once for each group"
 
     @property
     def steps(self) -> int:

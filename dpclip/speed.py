@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpclip.parts import Convolved, Formed, Outer, Part, Scattered, form
+from dpclip.parts import Convolved, Formed, Outer, Part, Scattered, Separate, form
 
 Memory = Literal["fast", "low"] | int
 
@@ -90,6 +90,8 @@ class Chooser:
         self, param: nn.Parameter, part: Part, count: int, out: Callable[[], Tensor]
     ) -> Choice:
         size = count * param.numel() * param.element_size()
+        if isinstance(part, Separate):
+            return Choice(False, None, size)
         if self.memory == "low":
             smaller = size <= held_bytes(part)
             return Choice(smaller, None, size if smaller else 0)
@@ -113,7 +115,7 @@ def forming_pays(part: Part) -> bool:
         i, o = part.a.shape[2], part.g.shape[2]
         traffic = _TRAFFIC[count * i * o * part.g.element_size() > _CACHE]
         return n > 1 and min(n * n * (i + o), n * i * o) > traffic * i * o
-    return not isinstance(part, Scattered)
+    return isinstance(part, (Formed, Convolved))
 
 
 def held_bytes(part: Part) -> int:

@@ -7,8 +7,9 @@ from dpclip.parts.formed import Formed
 from dpclip.parts.outer import Outer
 from dpclip.parts.part import Part
 from dpclip.parts.scattered import Scattered
+from dpclip.parts.separate import Separate
 
-__all__ = ["Convolved", "Formed", "Outer", "Part", "Scattered", "form"]
+__all__ = ["Convolved", "Formed", "Outer", "Part", "Scattered", "Separate", "form"]
 
 
 def form(part: Part, out: Tensor) -> Formed:

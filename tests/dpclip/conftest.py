@@ -206,6 +206,7 @@ def private(
     weighting: Weighting | None = None,
     memory: str | int = "fast",
     measure: bool = False,
+    loop: bool = False,
     **more: Any,
 ) -> Trained:
     if weighting is None and "max_grad_norm" not in more:
@@ -219,7 +220,7 @@ def private(
         twin_rule = clip(more["max_grad_norm"])
     twin = Twin(copy.deepcopy(model), twin_rule, reduction)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
-    engine = PrivacyEngine(seed=seed, memory=memory, measure=measure)
+    engine = PrivacyEngine(seed=seed, memory=memory, measure=measure, loop=loop)
     made = engine.make_private(
         module=model,
         optimizer=optimizer,

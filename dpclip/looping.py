@@ -1,0 +1,164 @@
+"""The loop over groups: the model runs once for each group, each time on parameters of its own.
+
+Autograd then forms the group gradients by itself, with the kernels of plain training and whatever
+the model is made of. Good for few large groups, whose activations stay in the cache, and for models
+that use their weights in ways no rule captures.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dpclip.arrival import Batch, Sink
+from dpclip.groups import Groups
+from dpclip.layers.functional import swapped
+from dpclip.parts import Separate
+from dpclip.units import Unit
+
+
+class GroupLoop:
+    """Stands in for the model's forward and hands group gradients to a sink.
+
+    Args:
+        module: the model; its samples must not mix, and its outputs must have a batch axis.
+        sink: who receives the parts.
+        batch_first: False if the batch is the second axis of inputs and outputs.
+    """
+
+    units: Sequence[Unit] = ()
+
+    def __init__(self, module: nn.Module, sink: Sink, batch_first: bool = True) -> None:
+        if "forward" in vars(module):
+            raise ValueError(
+                f"{type(module).__name__} has a forward of its own instance already. Call close() "
+                "on the engine that put it there first."
+            )
+        self._module, self._sink, self._axis = module, sink, 0 if batch_first else 1
+        every = module.named_parameters(remove_duplicate=False)  # tied ones by all their names
+        self._params = {n: p for n, p in every if p.requires_grad}
+        self._forward = module.forward
+
+        @functools.wraps(self._forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self._by_group(*args, **kwargs)
+
+        module.forward = forward
+
+    def cleanup(self) -> None:
+        """Gives the model its own forward back."""
+        del self._module.forward
+
+    def _by_group(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the model's outputs, of one call for each group."""
+        if not (self._module.training and torch.is_grad_enabled()):
+            return self._forward(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        rows = self._rows(leaves)
+        batch = self._sink.begin_forward(rows)
+        groups = self._sink.groups_ahead(batch)
+        order = _order(groups, rows)
+        calls = _Calls(self._sink, batch, self._params, groups.count)
+        outputs = []
+        # Padding rows run too, since the loss wants them, but not on parameters that are watched.
+        sizes = [*groups.lengths, rows - sum(groups.lengths)]
+        for k, chosen in enumerate(order.split(sizes)):
+            if len(chosen):
+                cut = [self._taken(leaf, rows, chosen, groups) for leaf in leaves]
+                more_args, more_kwargs = pytree.tree_unflatten(cut, spec)
+                with swapped(self._module, calls.twins(k)):
+                    outputs.append((self._forward(*more_args, **more_kwargs), len(chosen)))
+        return self._joined(outputs, order)
+
+    def _rows(self, leaves: Sequence[Any]) -> int:
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf.dim() > self._axis:
+                return int(leaf.shape[self._axis])
+        raise RuntimeError(
+            f"No input tensor with a batch axis {self._axis} reached the model, so the number of "
+            "samples is unknown. Pass the batch as a tensor argument."
+        )
+
+    def _taken(self, leaf: Any, rows: int, chosen: Tensor, groups: Groups) -> Any:
+        """Returns the samples of one group, where the value holds samples; a view if it can be."""
+        if not isinstance(leaf, Tensor) or leaf.dim() <= self._axis:
+            return leaf
+        if leaf.shape[self._axis] != rows:
+            return leaf
+        if groups.order is None and groups.keep is None:
+            return leaf.narrow(self._axis, int(chosen[0]), len(chosen))
+        return leaf.index_select(self._axis, chosen.to(leaf.device))
+
+    def _joined(self, outputs: Sequence[tuple[Any, int]], order: Tensor) -> Any:
+        """Returns one output for the batch, its samples in the order they came in."""
+        flat = [pytree.tree_flatten(output)[0] for output, _ in outputs]
+        spec = pytree.tree_flatten(outputs[0][0])[1]
+        sizes = [size for _, size in outputs]
+        back = None if bool((order.diff() == 1).all()) else torch.argsort(order)
+        joined = [self._cat(same, sizes, back) for same in zip(*flat, strict=True)]
+        return pytree.tree_unflatten(joined, spec)
+
+    def _cat(self, same: Sequence[Any], sizes: Sequence[int], back: Tensor | None) -> Any:
+        if not isinstance(same[0], Tensor):
+            return same[0]
+        likely = (self._axis, *range(same[0].dim()))
+        for axis in likely:
+            if all(t.dim() > axis and t.shape[axis] == m for t, m in zip(same, sizes, strict=True)):
+                whole = torch.cat(list(same), axis)
+                return whole if back is None else whole.index_select(axis, back.to(whole.device))
+        raise RuntimeError(
+            f"The model returned a tensor of shape {tuple(same[0].shape)} for a group of "
+            f"{sizes[0]} samples, in which no axis holds them. Return one entry for each sample "
+            "(not a mean over the batch), or train without loop=True."
+        )
+
+
+class _Calls:
+    """The parameters that each group's call runs on, and the gradients that come back to them."""
+
+    def __init__(
+        self, sink: Sink, batch: Batch, params: dict[str, nn.Parameter], count: int
+    ) -> None:
+        self._sink, self._batch, self._params, self._count = sink, batch, params, count
+        self._twins: list[dict[nn.Parameter, Tensor]] = []
+        self._task = -1
+
+    def twins(self, k: int) -> dict[str, Tensor]:
+        """Returns what group k runs on: the parameters' memory, as leaves of their own."""
+        twins = {param: param.detach() for param in self._params.values()}
+        if k < self._count:
+            for twin in twins.values():
+                twin.requires_grad_().register_post_accumulate_grad_hook(self._arrive)
+            self._twins.append(twins)
+        return {name: twins[param] for name, param in self._params.items()}
+
+    def _arrive(self, _twin: Tensor) -> None:
+        self._sink.begin_backward(self._batch)
+        task = torch._C._current_graph_task_id()
+        if task != self._task:
+            self._task = task
+            self._sink.defer(self._collect)
+
+    def _collect(self) -> None:
+        for param in dict.fromkeys(self._params.values()):
+            grads = [twins[param].grad for twins in self._twins]
+            if any(grad is not None for grad in grads):
+                each = [torch.zeros_like(param) if g is None else g for g in grads]
+                self._sink.collect({param: Separate(each)})
+            for twins in self._twins:
+                twins[param].grad = None
+
+
+def _order(groups: Groups, rows: int) -> Tensor:
+    """Returns [B]: the samples of group 0, of group 1, ..., then the padding rows."""
+    kept = torch.arange(rows) if groups.keep is None else groups.keep
+    if groups.order is not None:
+        kept = kept[groups.order]
+    padding = torch.ones(rows, dtype=torch.bool)
+    padding[kept] = False
+    return torch.cat([kept, padding.nonzero().flatten()])
