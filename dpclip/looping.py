@@ -45,10 +45,10 @@ class GroupLoop:
         self._forward = module.forward
 
         @functools.wraps(self._forward)
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def _stand_in(*args: Any, **kwargs: Any) -> Any:
             return self._by_group(*args, **kwargs)
 
-        module.forward = forward
+        module.forward = _stand_in
 
     def cleanup(self) -> None:
         """Gives the model its own forward back."""
