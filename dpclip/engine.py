@@ -54,6 +54,7 @@ class Engine:
         self.params = list(self.names.values())
         dtypes = [accumulated(p.dtype) for p in self.params]
         self._wide = max(dtypes, key=lambda dtype: dtype.itemsize)
+        self._device = self.params[0].device
         self._mixed = len(set(dtypes)) > 1
         self.state: State = weighting.init([p.shape for p in self.params])
         self._state_before = self.state  # at the start of the step, for one that is given up
@@ -166,7 +167,7 @@ class Engine:
         piece, rows = batch.piece, batch.rows
         if piece is not None and piece is self.piece and self._done + rows <= len(piece.slots):
             part = slice(self._done, self._done + rows)
-            groups = groups_of(piece.slots[part], piece.real[part])
+            groups = groups_of(piece.slots[part], piece.real[part], self._device)
             return Assigned(groups, self._count(piece), None)
         doubt = "a batch did not come from the loader, so its sampling is unknown"
         if piece is not None:
@@ -175,14 +176,16 @@ class Engine:
                 "count twice in one step"
             )
             if rows == len(piece.slots):  # a second loss on the same records
-                return Assigned(groups_of(piece.slots, piece.real), self._count(piece), doubt)
+                groups = groups_of(piece.slots, piece.real, self._device)
+                return Assigned(groups, self._count(piece), doubt)
         if self.grouping.needs_ids:
             raise RuntimeError(
                 f"{self.grouping.label} needs to know which records are in the batch, and these "
                 f"{rows} samples did not come from the loader that make_private returned. Iterate "
                 "over that loader, and use each batch once."
             )
-        groups = groups_of(self.grouping.assign(Members(rows, None, 0, self.slot_generator)))
+        slots = self.grouping.assign(Members(rows, None, 0, self.slot_generator))
+        groups = groups_of(slots, None, self._device)
         return Assigned(groups, float(groups.count), doubt)
 
     def _count(self, piece: Piece) -> float:
@@ -240,7 +243,7 @@ class Engine:
             divisor: D.
         """
         taken = [gathered.taken(p) for p in self.params]
-        sizes = sizes.to(self.params[0].device)
+        sizes = sizes.to(self._device)
         scale = self._scale(b, sizes, alike)
         squares = [self._none(len(sizes)) if t is None else t[1] for t in taken]
         if self._mixed:
@@ -267,7 +270,7 @@ class Engine:
 
     def _none(self, count: int) -> Tensor:
         """Returns the squared norms [G] of a parameter that no gradient came back for."""
-        return torch.zeros(count, dtype=self._wide, device=self.params[0].device)
+        return torch.zeros(count, dtype=self._wide, device=self._device)
 
     def _scale(self, b: int, sizes: Tensor, alike: int | None) -> Tensor | float:
         """Returns [G] factors that turn summed rows into u_g, or one number for all groups.

@@ -67,13 +67,16 @@ class GroupLoop:
         outputs = []
         # Padding rows run too, since the loss wants them, but not on parameters that are watched.
         sizes = [*groups.lengths, rows - sum(groups.lengths)]
+        start = 0
         for k, chosen in enumerate(order.split(sizes)):
             if len(chosen):
-                cut = [self._taken(leaf, rows, chosen, groups) for leaf in leaves]
+                cut = [self._taken(leaf, rows, start, chosen, groups) for leaf in leaves]
+                start += len(chosen)
                 more_args, more_kwargs = pytree.tree_unflatten(cut, spec)
                 with swapped(self._module, calls.twins(k)):
                     outputs.append((self._forward(*more_args, **more_kwargs), len(chosen)))
-        return self._joined(outputs, order)
+        sorted_ = groups.order is None and groups.keep is None
+        return self._joined(outputs, None if sorted_ else torch.argsort(order))
 
     def _rows(self, leaves: Sequence[Any]) -> int:
         for leaf in leaves:
@@ -84,22 +87,21 @@ class GroupLoop:
             "samples is unknown. Pass the batch as a tensor argument."
         )
 
-    def _taken(self, leaf: Any, rows: int, chosen: Tensor, groups: Groups) -> Any:
+    def _taken(self, leaf: Any, rows: int, start: int, chosen: Tensor, groups: Groups) -> Any:
         """Returns the samples of one group, where the value holds samples; a view if it can be."""
         if not isinstance(leaf, Tensor) or leaf.dim() <= self._axis:
             return leaf
         if leaf.shape[self._axis] != rows:
             return leaf
         if groups.order is None and groups.keep is None:
-            return leaf.narrow(self._axis, int(chosen[0]), len(chosen))
+            return leaf.narrow(self._axis, start, len(chosen))
         return leaf.index_select(self._axis, chosen.to(leaf.device))
 
-    def _joined(self, outputs: Sequence[tuple[Any, int]], order: Tensor) -> Any:
-        """Returns one output for the batch, its samples in the order they came in."""
+    def _joined(self, outputs: Sequence[tuple[Any, int]], back: Tensor | None) -> Any:
+        """Returns one output for the batch, its samples put `back` in the order they came in."""
         flat = [pytree.tree_flatten(output)[0] for output, _ in outputs]
         spec = pytree.tree_flatten(outputs[0][0])[1]
         sizes = [size for _, size in outputs]
-        back = None if bool((order.diff() == 1).all()) else torch.argsort(order)
         joined = [self._cat(same, sizes, back) for same in zip(*flat, strict=True)]
         return pytree.tree_unflatten(joined, spec)
 
@@ -156,9 +158,12 @@ class _Calls:
 
 def _order(groups: Groups, rows: int) -> Tensor:
     """Returns [B]: the samples of group 0, of group 1, ..., then the padding rows."""
-    kept = torch.arange(rows) if groups.keep is None else groups.keep
+    device = groups.index.device
+    kept = torch.arange(rows, device=device) if groups.keep is None else groups.keep
     if groups.order is not None:
         kept = kept[groups.order]
-    padding = torch.ones(rows, dtype=torch.bool)
+    if groups.keep is None:
+        return kept
+    padding = torch.ones(rows, dtype=torch.bool, device=device)
     padding[kept] = False
     return torch.cat([kept, padding.nonzero().flatten()])
