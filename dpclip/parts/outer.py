@@ -14,6 +14,9 @@ from dpclip.parts.part import Part, accumulated, row_squares, silenced, weighted
 _CANCELLED = 1e-3
 """A Gram norm below this share of what it is a difference of has lost its digits."""
 
+_CHUNK = 2**18
+"""Elements of rows that are formed at a time where only their norms are wanted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outer:
@@ -101,13 +104,20 @@ def _square(a: Tensor, g: Tensor) -> Tensor:
         long_a = torch.linalg.vector_norm(a, dim=(1, 2), dtype=wide)
         single: Tensor = long_a.mul_(torch.linalg.vector_norm(g, dim=(1, 2), dtype=wide))
         return single.square_()
-    if not gram_is_cheaper(n, a.shape[2], g.shape[2]):
-        return torch.cat([row_squares((y.t() @ x)[None]) for x, y in zip(a, g, strict=True)])
+    # On a GPU, looking for lost digits would be a wait.
+    if a.device.type != "cpu" or not gram_is_cheaper(n, a.shape[2], g.shape[2]):
+        return _in_chunks(a, g)
     gram = torch.bmm(a, a.transpose(1, 2)).mul_(torch.bmm(g, g.transpose(1, 2)))
     found = gram.sum((1, 2), dtype=wide).clamp_(min=0.0)
     # n times the sum of |a|^2 |g|^2 over positions is what the Gram sum may cancel down from.
     lost = found < gram.diagonal(dim1=1, dim2=2).sum(1, dtype=wide).mul_(_CANCELLED * n)
     if bool(lost.any()):
-        for k in lost.nonzero().flatten().tolist():
-            found[k] = row_squares((g[k].t() @ a[k])[None])[0]
+        found[lost] = _in_chunks(a[lost], g[lost])
     return found
+
+
+def _in_chunks(a: Tensor, g: Tensor) -> Tensor:
+    """Returns [G] squared norms of g^T a, with the rows of a few groups formed at a time."""
+    step = max(1, _CHUNK // (a.shape[2] * g.shape[2]))
+    pairs = zip(a.split(step), g.split(step), strict=True)
+    return torch.cat([row_squares(torch.bmm(y.transpose(1, 2), x)) for x, y in pairs])
