@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dpclip.groups import Groups
 from dpclip.parts import Part
-from dpclip.rerun import Rerun
 from dpclip.units import Saved, Unit
 
 
@@ -62,8 +61,6 @@ class Arrival:
         batch: the forward pass it was called in.
         saved: its inputs.
         axis: the batch axis of the output.
-        number: which of the outputs.
-        runs: for a module that is run again, what is kept for that.
     """
 
     switch: Switch
@@ -72,8 +69,6 @@ class Arrival:
     batch: Batch
     saved: Saved
     axis: int
-    number: int
-    runs: Rerun | None
 
     def __call__(self, grad: Tensor) -> None:
         """Takes the gradient of the output."""
@@ -88,11 +83,6 @@ class Arrival:
         self.saved.check(self.unit)
         groups = self.sink.groups()
         if not groups.count:  # padding only
-            return
-        if self.runs is not None:
-            runs = self.runs
-            if runs.take(self.number, grad.detach(), torch._C._current_graph_task_id()):
-                self.sink.defer(runs.start)
             return
         form = self.unit.form
         assert form is not None

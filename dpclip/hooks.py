@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from dpclip.anchor import anchored
 from dpclip.arrival import Arrival, Batch, Sink
-from dpclip.parts import Formed
+from dpclip.host import OpsHost
+from dpclip.ops import Capture, Watched
 from dpclip.placement import Placement
-from dpclip.rerun import Rerun
 from dpclip.units import WHOLE, Saved, Unit, unit_of
 
 
@@ -32,7 +33,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         self._units: list[Unit] = []
         self._open: list[Batch] = []
         self._placement = Placement(module, self._units, 0 if batch_first else 1, self._unhooked)
-        self._anchor = torch.ones((), requires_grad=True)
+        self._ops: Capture | None = None
         self._names = {p: n for n, p in module.named_parameters() if p.requires_grad}
         super().__init__(module, batch_first=batch_first, loss_reduction="mean")
 
@@ -76,17 +77,27 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         )
         names = {m: n for n, m in self._module.named_modules()}
         for module in dict.fromkeys(self.iterate_submodules(self._module)):
-            unit = unit_of(names[module], module)
-            self._units.append(unit)
-            before, after = self._make(unit)
-            handles.append(module.register_forward_pre_hook(before))
-            handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+            self._units.append(unit_of(names[module], module))
+        self._ops = self._capture_of_operations()
+        for unit in self._units:
+            before, after = self._make(unit) if self._ops is None else self._make_watched(unit)
+            handles.append(unit.module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(
+                unit.module.register_forward_hook(after, with_kwargs=True, always_call=True)
+            )
         handles.append(
             self._module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
         )
         for param, name in self._names.items():
             handles.append(param.register_hook(self._refuse(name)))
         self.enable_hooks()
+
+    def _capture_of_operations(self) -> Capture | None:
+        """Returns what captures modules without a rule, None if there is no such module."""
+        without = [_watched(unit) for unit in self._units if unit.form is None]
+        others = [_watched(unit) for unit in self._units if unit.form is not None]
+        declared = 0 if self.batch_first else 1
+        return Capture(self._module, without, others, declared, self._unhooked) if without else None
 
     def _active(self) -> bool:
         return bool(self.hooks_enabled and self._module.training and torch.is_grad_enabled())
@@ -103,20 +114,28 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._active():
             self._put_back()
-            self._open.append(self._sink.begin_forward(self._rows_of(args, kwargs)))
+            batch = self._sink.begin_forward(self._rows_of(args, kwargs))
+            self._open.append(batch)
             self._placement.enter((args, kwargs))
+            if self._ops is not None:
+                self._ops.enter((args, kwargs), batch.rows, self._host(batch))
 
-    def _leave(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+    def _leave(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
         if not self.hooks_enabled:  # the model runs inside a probe of itself
-            return
+            return None
+        if self._ops is not None:
+            output = self._ops.leave(output)
         batches = self._open[-1:]
         self._open.clear()
         if batches and output is not None:
             self._placement.check(batches[0].rows, output)
         self._placement.enter(None)
+        return output
 
     def _put_back(self) -> None:
         """Undoes the swaps of a forward that was interrupted from the keyboard."""
+        if self._ops is not None:
+            self._ops.abandon()
         for unit in self._units:
             unit.aliases.reset()
 
@@ -153,28 +172,63 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
 
         return raise_native
 
-    def _make(self, unit: Unit) -> tuple[Callable[..., None], Callable[..., Any]]:
+    def _make(self, unit: Unit) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Returns the hooks (before, after) of a module with a rule."""
         aliases = unit.aliases
 
-        def before(_module: nn.Module, _args: Any) -> None:
+        def before(_module: nn.Module, _args: Any, _kwargs: Any) -> None:
             aliases.enter(self._active())
 
         def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             if not aliases.leave() or output is None:
                 return None
-            # A submodule may be called without the model around it.
-            batch = (
-                self._open[-1]
-                if self._open
-                else self._sink.begin_forward(self._rows_of(args, kwargs))
-            )
-            return self._capture(unit, batch, Saved(args, kwargs), output)
+            return self._capture(unit, self._batch(args, kwargs), Saved(args, kwargs), output)
 
         return before, after
 
+    def _make_watched(self, unit: Unit) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Returns the hooks of a module in a model of which some modules have no rule.
+
+        Those are captured at their operations. One with a rule is too if it is called on what is
+        made of their parameters alone, before there are samples.
+        """
+        aliases, ops, watched = unit.aliases, self._ops, _watched(unit)
+        assert ops is not None
+        calls: list[Batch | None] = []  # those that run; None for one that is not captured
+
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if not self._active():
+                aliases.enter(False)
+                calls.append(None)
+                return None
+            batch = self._batch(args, kwargs)
+            always, host = unit.form is None, self._host(batch)
+            begun = ops.begin(watched, always, args, kwargs, batch.rows, host)
+            aliases.enter(not begun.watched)
+            calls.append(batch)
+            return begun.args, begun.kwargs
+
+        def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            batch, by_rule = calls.pop() if calls else None, aliases.leave()
+            if batch is None:
+                return None
+            if by_rule and output is not None:
+                output = self._capture(unit, batch, Saved(args, kwargs), output)
+            return ops.end(output)
+
+        return before, after
+
+    def _batch(self, args: Any, kwargs: Any) -> Batch:
+        """Returns the forward that is running; a submodule may be called without the model."""
+        return (
+            self._open[-1] if self._open else self._sink.begin_forward(self._rows_of(args, kwargs))
+        )
+
+    def _host(self, batch: Batch) -> OpsHost:
+        return OpsHost(self, self._sink, batch)
+
     def _capture(self, unit: Unit, batch: Batch, saved: Saved, output: Any) -> Any:
         """Returns the output, each of its tensors with a hook that waits for its gradient."""
-        runs = None if unit.form is not None else Rerun(unit, batch.rows, saved, self._again)
         number = 0
 
         def tap(value: Any) -> Any:
@@ -182,14 +236,9 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 return value
             if not value.requires_grad:
-                if value._is_view() or _shares(value, saved, unit):
-                    value = value.clone()
-                value = _Anchor.apply(value, self._anchor)
+                value = anchored(value, _shares(value, saved, unit))
             value, axis = self._placement.settle(unit, batch.rows, saved, number, value)
-            arrive = Arrival(self, self._sink, unit, batch, saved, axis, number, runs)
-            if runs is not None:
-                runs.note(value, axis)
-            value.register_hook(arrive)
+            value.register_hook(Arrival(self, self._sink, unit, batch, saved, axis))
             number += 1
             return value
 
@@ -202,27 +251,10 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             )
         return tapped
 
-    def _again(self, runs: Rerun) -> None:
-        """Forms the rows of a module without a sampler by running it again."""
-        with self._unhooked():
-            rows = runs.rows(self._sink.groups(), 0 if self.batch_first else 1)
-        self._sink.collect({param: Formed(row) for param, row in rows.items()})
 
-
-class _Anchor(torch.autograd.Function):
-    """Makes an output without a graph require a gradient.
-
-    In place, so nothing is copied; and not as a leaf, so an in-place activation may follow.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, anchor: Tensor) -> Tensor:
-        ctx.mark_dirty(output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+def _watched(unit: Unit) -> Watched:
+    params = {name: unit.module.get_parameter(name) for name in unit.params}
+    return Watched(unit.name, unit.label, unit.module, params)
 
 
 def _shares(value: Tensor, saved: Saved, unit: Unit) -> bool:

@@ -13,8 +13,7 @@ from dpclip.units import Unit
 _CAPTURED = {
     "dpclip": "rule for groups",
     "opacus": "sampler registered with Opacus, summed by group",
-    "vmap": "run again, vectorized over samples",
-    "loop": "run again for each group",
+    "operations": "the operations on its parameters",
 }
 _HEADERS = ("layer", "type", "parameters", "captured by", "group gradients", "ms", "MB")
 

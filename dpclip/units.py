@@ -25,8 +25,8 @@ class Unit:
         name: qualified name in the model.
         module: the module.
         params: names of its captured parameters, relative to it.
-        rule: how its rows are formed: "dpclip", "opacus", "vmap" or "loop".
-        form: the rule itself, None for a module that is run again.
+        rule: what captures it: "dpclip", "opacus" or "operations".
+        form: the rule itself, None for a module that is captured at its operations.
         axes: (number, dimensions) of an output -> its batch axis, or None for one that is
             computed once for all samples; filled by calls that left no doubt.
         settled: (output number, shape, B) -> its batch axis, where that is beyond doubt.
@@ -57,7 +57,7 @@ def unit_of(name: str, module: nn.Module) -> Unit:
     params = tuple(n for n, p in module.named_parameters(recurse=whole) if p.requires_grad)
     found = None if whole else rule_for(module)
     if found is None:
-        return Unit(name, module, params, "vmap", None)
+        return Unit(name, module, params, "operations", None)
     return Unit(name, module, params, found[0], found[1])
 
 

@@ -10,7 +10,7 @@ from opacus.layers import DPLSTM, DPMultiheadAttention
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from dpclip import clip, micro_batches, per_sample
+from dpclip import clip, micro_batches, per_sample, uniform
 
 
 class Apply(nn.Module):
@@ -429,10 +429,10 @@ class Scaled(nn.Module):
 
 
 def test_bare_parameters(kit):
-    """A Parameter at the root costs the root a second run, and its children nothing."""
+    """A Parameter at the root is captured where it is used, and its children by their rules."""
     trained = check(kit, Bare(), torch.randn(20, 5, 4))
     plan = trained.engine.plan()
-    assert plan.count("vectorized over samples") == 2 and plan.count("rule for groups") == 1
+    assert plan.count("operations") == 2 and plan.count("rule for groups") == 1
 
 
 class Given(nn.Module):
@@ -472,7 +472,7 @@ class Conv1D(nn.Module):
 
 def test_unknown_layer(kit):
     trained = check(kit, Apply(Conv1D()), torch.randn(20, 5, 4))
-    assert "run again" in trained.engine.plan()
+    assert "the operations on its parameters" in trained.engine.plan()
 
 
 class Doubled(nn.Module):
@@ -561,10 +561,19 @@ class Mixing(nn.Module):
         return (x - x.mean(0)) * self.weight
 
 
-@pytest.mark.parametrize("layer", [Dropped, Mixing])
-def test_random_or_mixing_module_without_sampler_raises(kit, layer):
-    with pytest.raises(RuntimeError, match="gave other values than the whole batch did"):
-        check(kit, Apply(layer()), torch.randn(20, 8))
+def test_module_that_mixes_samples_raises(kit):
+    with pytest.raises(RuntimeError, match="samples are mixed"):
+        check(kit, Apply(Mixing()), torch.randn(20, 8))
+
+
+def test_random_module_without_rule_draws_once(kit):
+    """What dropped out in the forward is what dropped out of the gradient."""
+    trained = kit.private(Dropped(), TensorDataset(torch.rand(20, 8) + 0.5), weighting=uniform())
+    (x,) = next(iter(trained.loader))
+    out = trained.model(x)
+    out.sum(1).mean().backward()
+    wanted = (2 * x * (out.detach() != 0)).sum(0) / trained.inner.divisor.groups
+    kit.close(trained.grads, [wanted])
 
 
 def test_dropout_between_layers_is_fine(kit):
@@ -604,9 +613,20 @@ class Boxed(nn.Module):
         return Boxed.Box(x * self.weight)
 
 
-def test_output_that_cannot_be_looked_into_raises(kit):
+def test_output_that_cannot_be_looked_into(kit):
+    """Is no matter for operations, and an error for a layer with a rule."""
+    check(kit, Apply(Boxed(), lambda m, x: m(x).value), torch.randn(20, 3))
+
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return Boxed.Box(super().forward(x))
+
+    def sampler(layer, activations, backprops):
+        return {layer.weight: torch.einsum("no,ni->noi", backprops, activations[0])}
+
+    register_grad_sampler(Odd)(sampler)
     with pytest.raises(RuntimeError, match="no floating-point tensor was found"):
-        check(kit, Apply(Boxed(), lambda m, x: m(x).value), torch.randn(20, 3))
+        check(kit, Apply(Odd(3, 2, bias=False), lambda m, x: m(x).value), torch.randn(20, 3))
 
 
 def test_input_that_is_handed_through_stays_as_it_was(kit):

@@ -120,7 +120,7 @@ def test_mean_over_the_batch_raises(kit):
 
     trained = kit.private(Mean(), kit.vectors(), loop=True, weighting=clip(0.2))
     x, _ = next(iter(trained.loader))
-    with pytest.raises(RuntimeError, match="no axis holds them.*mean over the batch"):
+    with pytest.raises(RuntimeError, match=r"no axis holds them.*mean over the batch"):
         trained.model(x)
 
 
