@@ -7,15 +7,13 @@ then the sizes; what is left open is for the caller to find out.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from opacus.layers.dp_rnn import RNNLinear
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from dpclip.units import Saved, Unit
+from dpclip.units import Unit
 
 _FIRST = (
     nn.modules.conv._ConvNd,
@@ -73,40 +71,3 @@ def _axes(module: nn.Module, tensor: Tensor, declared: int) -> Sequence[int]:
         # The second axis of a matrix is a feature axis unless the model says otherwise.
         return (declared, 1 - declared) if tensor.dim() > 2 or declared else (0,)
     return [a for a in (declared, 1 - declared) if a < tensor.dim() - features]
-
-
-def input_axes(
-    unit: Unit, saved: Saved, out_axis: int, rows: int, declared: int
-) -> list[int | None]:
-    """Returns the batch axis of each input leaf, None for one that all samples share."""
-    names = _names(unit.module, saved)
-    return [
-        _input_axis(unit.module, name, leaf, out_axis, rows, declared)
-        for name, leaf in zip(names, saved.leaves, strict=True)
-    ]
-
-
-def _input_axis(
-    module: nn.Module, name: str, leaf: Any, out_axis: int, rows: int, declared: int
-) -> int | None:
-    if not isinstance(leaf, Tensor):
-        return None
-    if isinstance(module, nn.RNNBase):
-        return (0 if module.batch_first else 1) if name == "input" else 1
-    if isinstance(module, nn.MultiheadAttention):
-        if name == "attn_mask":  # [T, S], shared by all samples
-            return None
-        return 0 if module.batch_first or name == "key_padding_mask" else 1
-    likely = dict.fromkeys((out_axis, declared, 1 - declared))
-    return next((a for a in likely if leaf.dim() > a and leaf.shape[a] == rows), None)
-
-
-def _names(module: nn.Module, saved: Saved) -> list[str]:
-    """Returns the argument name of forward() that each leaf belongs to."""
-    args, kwargs = pytree.tree_unflatten(list(range(len(saved.leaves))), saved.spec)
-    names = [""] * len(saved.leaves)
-    for name, value in inspect.signature(module.forward).bind(*args, **kwargs).arguments.items():
-        for i in pytree.tree_leaves(value):
-            if isinstance(i, int):
-                names[i] = name
-    return names

@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 
 from dpclip.arrival import Batch, Sink
 from dpclip.groups import Groups
-from dpclip.layers.functional import swapped
 from dpclip.parts import Separate
+from dpclip.swapping import swapped
 from dpclip.units import Unit
 
 

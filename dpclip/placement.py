@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dpclip.axes import ONCE, Place, known_axis, places
-from dpclip.layers.functional import float_tensors
+from dpclip.outputs import float_tensors
 from dpclip.probe import Shapes, plain_shapes
 from dpclip.units import Saved, Unit, widened
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dpclip.layers.functional import float_tensors
+from dpclip.outputs import float_tensors
 from dpclip.units import Unit
 
 

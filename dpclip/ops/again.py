@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from dpclip.groups import Groups, kept_rows, segment_sum
 from dpclip.ops.places import Place, samples_first, unfolded
+from dpclip.outputs import float_tensors
 
 
 class Weight(NamedTuple):
@@ -159,12 +160,6 @@ class Again:
                     "parameter, or register a sampler for the module with "
                     "opacus.grad_sample.register_grad_sampler."
                 )
-
-
-def float_tensors(value: Any) -> list[Tensor]:
-    """Returns the floating-point tensors of a nested value, in order."""
-    leaves = pytree.tree_leaves(value)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _with_axis(sample: Tensor, place: Place) -> Tensor:

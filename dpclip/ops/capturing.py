@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dpclip.groups import Groups
-from dpclip.ops.again import Again, Weight, float_tensors
+from dpclip.ops.again import Again, Weight
 from dpclip.ops.around import Around, Parts
 from dpclip.ops.books import Books
 from dpclip.ops.kept import Kept, refuse_half
@@ -22,6 +22,7 @@ from dpclip.ops.rerun import Rerun
 from dpclip.ops.rules import RULES
 from dpclip.ops.table import Call, Use
 from dpclip.ops.visit import Visit
+from dpclip.outputs import float_tensors
 from dpclip.parts import Formed, Part
 
 

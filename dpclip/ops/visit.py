@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dpclip.ops.aliases import put, swap
 from dpclip.ops.around import Watched
 from dpclip.ops.likes import Like, origin
 from dpclip.ops.settling import Key
+from dpclip.swapping import put, swap
 
 
 class Visit:

@@ -1,8 +1,27 @@
-"""Other tensors in the slots of a module's parameters."""
+"""Other tensors in the place of a module's parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
+
+
+@contextmanager
+def swapped(module: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
+    """Lets the module compute with other tensors in place of its parameters.
+
+    Args:
+        module: whose parameters are replaced.
+        values: qualified parameter name -> tensor.
+    """
+    undo = [swap(module, name, value) for name, value in values.items()]
+    try:
+        yield
+    finally:
+        for holder, leaf, original in reversed(undo):
+            put(holder, leaf, original)
 
 
 def swap(module: nn.Module, name: str, value: Tensor) -> tuple[nn.Module, str, Tensor]:
