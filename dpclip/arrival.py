@@ -87,7 +87,8 @@ class Arrival:
         form = self.unit.form
         assert form is not None
         with torch.no_grad():
-            inputs = [_leading(t, self.axis, self.batch.rows) for t in self.saved.tensors]
+            tensors = (*self.saved.tensors, *self.saved.known)
+            inputs = [_leading(t, self.axis, self.batch.rows) for t in tensors]
             grad = grad if self.axis == 0 else grad.movedim(self.axis, 0)
             self.sink.collect(form(self.unit.module, inputs, grad, groups))
 

@@ -237,6 +237,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
                 return value
             if not value.requires_grad:
                 value = anchored(value, _shares(value, saved, unit))
+            saved.look(unit, value)
             value, axis = self._placement.settle(unit, batch.rows, saved, number, value)
             value.register_hook(Arrival(self, self._sink, unit, batch, saved, axis))
             number += 1

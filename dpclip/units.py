@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dpclip.aliases import Aliases
-from dpclip.layers import Rule, rule_for
+from dpclip.layers import LOOKS, Rule, rule_for
 
 WHOLE = (nn.MultiheadAttention,)
 """Modules that read their children's weights without calling them: captured as one."""
@@ -62,47 +62,41 @@ def unit_of(name: str, module: nn.Module) -> Unit:
 
 
 class Saved:
-    """The inputs of one call, detached, with a check that nobody changed them since.
+    """The tensors that one call got, detached, with a check that nobody changed them since.
 
     Attributes:
-        leaves: tensors and other values of (args, kwargs), flattened.
-        tensors: the tensors among them.
+        tensors: the tensors among (args, kwargs).
+        known: what the rule gets after them; none for inputs that were given another axis.
         has_graph: whether one of them came out of something that is differentiated.
     """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._spec: pytree.TreeSpec | None = None
         given: Sequence[Any] = args
         if kwargs or not all(isinstance(arg, Tensor) for arg in args):
-            given, self._spec = pytree.tree_flatten((args, kwargs))
-        self.leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in given]
-        self.tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
-        self.has_graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in given)
-        self._versions = [leaf._version for leaf in self.tensors]
+            given = [
+                leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
+            ]
+        self.tensors: list[Tensor] = [tensor.detach() for tensor in given]
+        self.known: tuple[Tensor, ...] = ()
+        self.has_graph = any(tensor.requires_grad for tensor in given)
+        self._versions = [tensor._version for tensor in self.tensors]
 
-    @property
-    def spec(self) -> pytree.TreeSpec:
-        """How the leaves make up (args, kwargs); formed late, since few modules need it."""
-        if self._spec is None:
-            self._spec = pytree.tree_flatten((tuple(self.leaves), {}))[1]
-        return self._spec
+    def look(self, unit: Unit, output: Tensor) -> None:
+        """Keeps what the unit's rule can use of what the forward has computed."""
+        find = LOOKS.get(type(unit.module))
+        self.known = () if find is None else find(output)
 
     def expand(self, axis: int, rows: int) -> None:
         """Gives every tensor with an axis of size 1 there a batch axis of `rows`."""
-        for i, leaf in enumerate(self.leaves):
-            if isinstance(leaf, Tensor) and leaf.dim() > axis and leaf.shape[axis] == 1:
-                self.leaves[i] = widened(leaf, axis, rows)
-        self._renew()
+        self.known = ()
+        for i, tensor in enumerate(self.tensors):
+            if tensor.dim() > axis and tensor.shape[axis] == 1:
+                self.tensors[i] = widened(tensor, axis, rows)
 
     def stack(self, rows: int) -> None:
         """Gives every tensor a new first axis of `rows`."""
-        for i, leaf in enumerate(self.leaves):
-            if isinstance(leaf, Tensor):
-                self.leaves[i] = leaf.expand(rows, *leaf.shape)
-        self._renew()
-
-    def _renew(self) -> None:
-        self.tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+        self.known = ()
+        self.tensors = [tensor.expand(rows, *tensor.shape) for tensor in self.tensors]
 
     def check(self, unit: Unit) -> None:
         """Raises RuntimeError if an input was modified in place after the forward."""

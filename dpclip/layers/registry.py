@@ -11,7 +11,12 @@ from dpclip.groups import Groups, kept_rows, segment_sum
 from dpclip.layers.conv import conv_parts
 from dpclip.layers.embedding import bag_parts, embedding_parts
 from dpclip.layers.linear import linear_parts
-from dpclip.layers.norm import group_norm_parts, layer_norm_parts, rms_norm_parts
+from dpclip.layers.norm import (
+    forward_statistics,
+    group_norm_parts,
+    layer_norm_parts,
+    rms_norm_parts,
+)
 from dpclip.parts import Formed, Part
 
 Parts = dict[nn.Parameter, Part]
@@ -25,6 +30,9 @@ GROUP_RULES: dict[type[nn.Module], Rule] = {
     nn.Conv1d: conv_parts,
     nn.Conv2d: conv_parts,
     nn.Conv3d: conv_parts,
+    nn.ConvTranspose1d: conv_parts,
+    nn.ConvTranspose2d: conv_parts,
+    nn.ConvTranspose3d: conv_parts,
     nn.LayerNorm: layer_norm_parts,
     nn.RMSNorm: rms_norm_parts,
     nn.GroupNorm: group_norm_parts,
@@ -34,6 +42,13 @@ GROUP_RULES: dict[type[nn.Module], Rule] = {
 }
 """Rules that need less than the B per-sample gradients of a layer. Exact types only: a subclass
 may have another forward."""
+
+
+LOOKS: dict[type[nn.Module], Callable[[Tensor], tuple[Tensor, ...]]] = dict.fromkeys(
+    (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    forward_statistics,
+)
+"""What a rule takes as further inputs, found in the output of the forward: batch axis as there."""
 
 
 def rule_for(module: nn.Module) -> tuple[str, Rule] | None:

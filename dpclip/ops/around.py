@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -70,6 +70,7 @@ class Around:
         settler: finds samples.
         host: the hooks.
         fixed: returns the ids of the model's buffers and frozen parameters.
+        strays: id -> (name, parameter) of those that are captured whoever uses them.
     """
 
     rows: int
@@ -77,3 +78,4 @@ class Around:
     settler: Settles
     host: Host
     fixed: Callable[[], Collection[int]]
+    strays: Mapping[int, tuple[str, nn.Parameter]]

@@ -57,6 +57,7 @@ class Capture:
         self._model, self._watched, self._others = model, watched, others
         self._declared, self._unhooked = declared, unhooked
         self._root = Watched("", f"the model itself ({type(model).__name__})", model, {})
+        self._trainable = {id(p): (n, p) for n, p in model.named_parameters() if p.requires_grad}
         self._settler = Settler(self._ask, declared)
         self._watch: Watch | None = None
         self._calls: list[_Call] = []
@@ -110,6 +111,7 @@ class Capture:
         if call.resumes:
             watch.start()
         if call.outermost:
+            self._needed |= watch.lineage.strayed
             watch.stop()
             self._watch = None
             try:
@@ -145,6 +147,7 @@ class Capture:
     ) -> Begun:
         watch, watched = self._watch, always
         if watch is not None:
+            args, kwargs = watch.lineage.with_aliases((args, kwargs))
             args, kwargs = expanded_released(watch, (args, kwargs))
             if not always:
                 watched = batch_free(watch, (args, kwargs))
@@ -161,7 +164,9 @@ class Capture:
         """Begins to watch a module."""
         outermost = self._watch is None
         if self._watch is None:
-            self._watch = Watch(Around(rows, self._declared, settler, host, self._ids))
+            strays = self._trainable if self._whole and self._call is not None else {}
+            around = Around(rows, self._declared, settler, host, self._ids, strays)
+            self._watch = Watch(around)
             self._watch.start()
         self._watch.begin(unit, self._turns[unit.name])
         self._turns[unit.name] += 1

@@ -59,6 +59,7 @@ class Capturing:
         Raises:
             Shared: no sample has an influence on it.
         """
+        self._lineage.watch_strays(call)
         if call.func in KINDS:
             return self._recurrent(call)
         rule = RULES.get(call.func)

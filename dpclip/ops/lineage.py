@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpclip.ops.around import Around
 from dpclip.ops.deriving import derived
-from dpclip.ops.likes import Like
+from dpclip.ops.likes import Like, origin
 from dpclip.ops.table import Call
 
 _SEVERAL = (list, tuple)
@@ -19,29 +20,56 @@ class Lineage:
     """Tells the tensors of one call of a module apart.
 
     Args:
-        rows: B.
-        fixed: returns the ids of the model's buffers and frozen parameters.
+        around: the forward.
+
+    Attributes:
+        strayed: whether a parameter was used by somebody else than its module.
     """
 
-    def __init__(self, rows: int, fixed: Callable[[], Collection[int]]) -> None:
-        self._rows, self._fixed = rows, fixed
+    def __init__(self, around: Around) -> None:
+        self._rows, self._fixed, self._strays = around.rows, around.fixed, around.strays
         self.likes: dict[int, Like] = {}
+        self._known = set(around.strays)
+        self.strayed = False
         # With the version at which a tensor was one; whatever is written to it may change that.
         self._constants: dict[int, tuple[Tensor, int]] = {}
 
     def forget(self) -> None:
         """Lets go of every tensor."""
         self.likes, self._constants = {}, {}
+        self._known.clear()
 
     def take_in(self, like: Like) -> None:
         """Remembers a like."""
         self.likes[id(like.tensor)] = like
+        self._known.add(id(like.tensor))
+
+    def with_aliases(self, value: Any) -> Any:
+        """Returns a nested value with an alias for each parameter that strayed from its module."""
+        if id(value) in self._strays:
+            name, param = self._strays[id(value)]
+            like = self.likes.get(id(value))
+            if like is None:
+                each = origin("the model", name, param)
+                like = self.likes[id(value)] = Like(each.alias, each.alias, True, (each,))
+                self.take_in(like)
+            return like.tensor
+        if isinstance(value, dict):
+            return {name: self.with_aliases(v) for name, v in value.items()}
+        if value.__class__ in _SEVERAL:
+            return type(value)(self.with_aliases(v) for v in value)
+        return value
+
+    def watch_strays(self, call: Call) -> None:
+        """Notes whether an operation, which has a gradient, uses a parameter that strayed."""
+        if self._strays and not self.strayed:
+            self.strayed = any(id(o.param) in self.likes for o in call.origins)
 
     def touches(self, values: Iterable[Any]) -> bool:
         """Returns True if there is a like among values, or in lists and tuples among them."""
-        likes = self.likes
+        known = self._known
         for value in values:
-            if id(value) in likes:
+            if id(value) in known:
                 return True
             if value.__class__ in _SEVERAL and self.touches(value):
                 return True
@@ -82,15 +110,22 @@ class Lineage:
             given: its arguments.
         """
         results = [t for t in tensors_in(out) if not t.requires_grad]
-        if results and all(map(self.is_constant, tensors_in(given))):
-            for t in results:
-                self._constants[id(t)] = t, t._version
+        if not results:
+            return
+        for t in tensors_in(given):
+            known = self._constants.get(id(t))
+            # What the operation has just written to was constant one version ago.
+            if not (self.is_constant(t) or (known is not None and t is out and _just(known))):
+                return
+        for t in results:
+            self._constants[id(t)] = t, t._version
 
     def adopt(self, call: Call, out: Any) -> None:
         """Remembers results of an operation on parameters and constants."""
         written = call.func is Tensor.__setitem__
         for tensor in tensors_in(call.args[0] if written else out):
             if tensor.requires_grad:
+                self.watch_strays(call)
                 self.take_in(derived(call, tensor))
             else:
                 self._constants[id(tensor)] = tensor, tensor._version
@@ -105,6 +140,10 @@ class Lineage:
         if value.__class__ in _SEVERAL:
             return type(value)(self.without_graph(v) for v in value)
         return value
+
+
+def _just(known: tuple[Tensor, int]) -> bool:
+    return known[0]._version == known[1] + 1
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -40,7 +40,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.awake, self.around = True, around
         self.visits: list[Visit] = []
-        self.lineage = Lineage(around.rows, around.fixed)
+        self.lineage = Lineage(around)
         self.capturing = Capturing(around, self.lineage, self.visits)
         self._inside: list[Callable[..., Any]] = []
 
@@ -97,7 +97,11 @@ class Watch(TorchFunctionMode):
             out = func(*args, **kwargs)
             if out.__class__ in _SEVERAL or (out.__class__ is Tensor and not out.requires_grad):
                 lineage.note(out, (args, kwargs))
+            elif out is None and func is Tensor.__setitem__:
+                lineage.note(args[0], args)
             return out
+        if self.around.strays:
+            args, kwargs = lineage.with_aliases(args), lineage.with_aliases(kwargs)
         found = lineage.likes_in(args) + lineage.likes_in(kwargs.values())
         return self._on_parameters(Call(func, args, kwargs, found))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ _WORTH_COPYING = 2**16
 
 @dataclass(frozen=True, eq=False)
 class Convolved:
-    """Rows of the kernel [o, i / groups, *k] of a convolution.
+    """Rows of the kernel of a convolution, [o, i / groups, *k] or transposed [i, o / groups, *k].
 
     Attributes:
         layer: the convolution, with any stride, padding, dilation and groups.
@@ -106,10 +107,22 @@ class Convolved:
             a, g = _as_channels(a, count), _as_channels(g, count)
             weight = weight.repeat(count, *[1] * (weight.dim() - 1))
         found: Tensor = torch.ops.aten.convolution_backward(
-            g, a, weight, None, layer.stride, padding, layer.dilation, False,
-            [0] * len(padding), count * layer.groups, [False, True, False],
+            g, a, weight, None, layer.stride, padding, layer.dilation, layer.transposed,
+            self._beyond(a, g), count * layer.groups, [False, True, False],
         )[1]  # fmt: skip
         return found.view(count, *layer.weight.shape)
+
+    def _beyond(self, a: Tensor, g: Tensor) -> Sequence[int]:
+        """Returns the `output_padding` of this call, which an `output_size` may have changed."""
+        layer = self.layer
+        if not layer.transposed:
+            return layer.output_padding
+        sizes = zip(a.shape[2:], g.shape[2:], layer.kernel_size, strict=True)
+        steps = zip(layer.stride, cast(Sequence[int], layer.padding), layer.dilation, strict=True)
+        return [
+            out - (size - 1) * stride + 2 * padding - dilation * (kernel - 1) - 1
+            for (size, out, kernel), (stride, padding, dilation) in zip(sizes, steps, strict=True)
+        ]
 
     def _padded(self, a: Tensor) -> tuple[Tensor, Sequence[int]]:
         """Returns the input padded as the kernel cannot, and what is left for it to pad."""

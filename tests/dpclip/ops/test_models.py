@@ -347,7 +347,7 @@ class Positions(nn.Module):
 
 
 @pytest.mark.parametrize("rows", [5, 3, 6, 1])
-@pytest.mark.parametrize("form", ["T", "1T", "unsqueezed", "BT", "norm", "linear"])
+@pytest.mark.parametrize("form", ["T", "1T", "unsqueezed", "BT", "norm", "linear", "weight"])
 def test_positions(check, form, rows):
     check(Positions(form), torch.randn(rows, 3, 4))
 
@@ -390,3 +390,49 @@ class Outside(nn.Module):
 @pytest.mark.parametrize("rows", [5, 3, 2, 1])
 def test_parameters_outside_of_their_module(check, rows):
     check(Outside(3), torch.randn(rows, 3, 4))
+
+
+class Strays(nn.Module):
+    """Weights used by somebody else than their module: a tied head, a bias, a penalty inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.layer, self.norm = nn.Embedding(7, 4), nn.Linear(4, 4), nn.LayerNorm(4)
+        self.loose = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        h = self.norm(self.layer(self.tokens(x)) * self.scale)
+        h = h @ self.loose.weight.transpose(0, 1) + F.softplus(self.layer.bias.float())
+        h = F.dropout(h, 0.1) * self.norm.weight.sum()
+        return F.linear(h, self.tokens.weight)
+
+
+@pytest.mark.parametrize("rows", [5, 4, 3, 1])
+def test_strays(check, rows):
+    model = Strays()
+    model.loose.bias.requires_grad_(False)
+    check(model, torch.randint(7, (rows, 3)), rtol=1e-5)
+
+
+class Bucketed(nn.Module):
+    """As in T5: the index of relative positions is computed each time, partly in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.qk = nn.Embedding(6, 2), nn.Linear(4, 8)
+
+    def forward(self, x):
+        steps = torch.arange(x.shape[1], device=x.device)
+        gap = steps[None] - steps[:, None]
+        index = (gap > 0).to(torch.long) * 3
+        index += torch.min(gap.abs(), torch.full_like(gap, 2))
+        q, k = self.qk(x).view(*x.shape[:2], 2, 2, 2).permute(3, 0, 2, 1, 4)
+        scores = q @ k.transpose(-1, -2)
+        scores += self.bias(index).permute(2, 0, 1).unsqueeze(0)
+        return scores.softmax(-1) @ k
+
+
+@pytest.mark.parametrize("rows", [5, 3, 2, 1])
+def test_bucketed_positions(check, rows):
+    check(Bucketed(), torch.randn(rows, 3, 4))

@@ -83,6 +83,24 @@ def convs(draw: st.DrawFn) -> Spec:
 
 
 @st.composite
+def transposed_convs(draw: st.DrawFn) -> Spec:
+    axes, groups, stride = (draw(st.integers(1, n)) for n in (3, 2, 3))
+    dilation = draw(st.integers(1, 3))
+    i, o = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
+    how = {
+        "kernel_size": tuple(draw(st.integers(2, 3)) for _ in range(axes)),
+        "stride": stride,
+        "padding": draw(st.integers(0, 1)),
+        "output_padding": draw(st.integers(0, max(stride, dilation) - 1)),
+        "groups": groups,
+        "bias": draw(st.booleans()),
+        "dilation": dilation,
+    }
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1]
+    return Spec(kind, (i, o), how, (i, *(draw(st.integers(2, 3)) for _ in range(axes))))
+
+
+@st.composite
 def embeddings(draw: st.DrawFn) -> Spec:
     words, width = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     how: dict[str, Any] = {"padding_idx": draw(st.sampled_from([None, 0]))}
@@ -112,7 +130,10 @@ def norms_of_channels(draw: st.DrawFn) -> Spec:
     return Spec(kind, (channels, 0.1), {"affine": True}, (channels, *space))
 
 
-SPECS = {f.__name__: f for f in (linears, convs, embeddings, norms_of_positions, norms_of_channels)}
+SPECS = {
+    f.__name__: f
+    for f in (linears, convs, transposed_convs, embeddings, norms_of_positions, norms_of_channels)
+}
 LAYOUTS = {
     "plain": lambda b, *s: torch.randn(b, *s),
     "batch second": lambda b, *s: torch.randn(*s[:1], b, *s[1:]).movedim(len(s[:1]), 0),
