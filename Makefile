@@ -21,7 +21,9 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python -m benchmarks.step_time
+	$(BIN)/python -m benchmarks.peak_memory
+	$(BIN)/python -m benchmarks.losses
 
 ui: $(VENV)/core
 	$(BIN)/dpclip ui --store $(STORE)
@@ -32,5 +34,5 @@ $(VENV)/core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(INSTALL) -e .[dev]
+	$(INSTALL) -e .[dev,speech]
 	touch $@

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from dpclip.ops.around import Around, Host, Settles, Watched
-from dpclip.ops.releasing import batch_free, expanded_released, released
+from dpclip.ops.releasing import batch_free, expanded_released, folded, released
 from dpclip.ops.settling import Findings, Key, Settler
 from dpclip.ops.trial import Noted, Nothing, Recorder, findings, run_once
 from dpclip.ops.watch import Watch
@@ -91,8 +91,8 @@ class Capture:
         Args:
             unit: the module.
             always: whether its operations are what is captured. Another's are only if no sample
-                has an influence on what it gets, such as positions; what it returns then counts
-                as made of its parameters.
+                has an influence on what it gets, such as positions (what it returns then counts as
+                made of its parameters), or if samples have no axis of their own there.
             args: what it gets.
             kwargs: what it gets by name.
             rows: B.
@@ -152,6 +152,7 @@ class Capture:
             if not always:
                 watched = batch_free(watch, (args, kwargs))
                 self._needed |= watched
+        watched = watched or folded(unit.module, args, rows)
         if watched:
             self._open(unit, rows, settler, host)
         else:

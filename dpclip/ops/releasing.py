@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dpclip.ops.likes import Like
@@ -26,6 +26,20 @@ def batch_free(watch: Watch, values: Any) -> bool:
     rows = watch.around.rows
     plain = [t for t in tensors if not lineage.is_like(t)]
     return not any(any(n % rows == 0 for n in t.shape) and capturing.grows(t) for t in plain)
+
+
+_FIRST = (nn.modules.conv._ConvNd, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+"""Modules whose batch axis is always the first."""
+
+
+def folded(module: nn.Module, args: Sequence[Any], rows: int) -> bool:
+    """Returns True if the first of a module's arguments is like [B T, d], or [W B, T, d]."""
+    first = args[0] if args else None
+    if not isinstance(first, Tensor) or not first.dim():
+        return False
+    sizes = first.shape[:-1] if first.is_floating_point() else first.shape
+    sizes = first.shape[:1] if isinstance(module, _FIRST) else sizes
+    return rows not in sizes and any(n and n % rows == 0 for n in sizes)
 
 
 def expanded_released(watch: Watch, values: Any) -> Any:

@@ -436,3 +436,27 @@ class Bucketed(nn.Module):
 @pytest.mark.parametrize("rows", [5, 3, 2, 1])
 def test_bucketed_positions(check, rows):
     check(Bucketed(), torch.randn(rows, 3, 4))
+
+
+class Video(nn.Module):
+    """Layers with rules on samples that are folded with frames, or into windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, stride=2), nn.GroupNorm(2, 4)
+        self.mix, self.layer = nn.Linear(4, 4), nn.LayerNorm(4)
+        self.kind = nn.Embedding(3, 4)
+
+    def forward(self, x):
+        b, t = x.shape[:2]
+        frames = self.norm(self.conv(x.flatten(0, 1))).mean((2, 3))
+        frames = self.layer(torch.relu_(self.mix(frames)))
+        windows = frames.view(b, 2, t // 2, 4).permute(1, 0, 2, 3).flatten(0, 1)
+        mixed = self.mix(windows).view(2, b, -1, 4).transpose(0, 1)
+        kinds = self.kind(x[:, :, 0, 0, 0].flatten().gt(0).long())
+        return mixed.reshape(b, -1) + kinds.view(b, -1)
+
+
+@pytest.mark.parametrize("rows", [5, 3, 1])
+def test_folded_layers_with_rules(check, rows):
+    check(Video(), torch.randn(rows, 4, 2, 7, 7))
