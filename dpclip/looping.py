@@ -7,8 +7,8 @@ that use their weights in ways no rule captures.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class GroupLoop:
         self._params = {n: p for n, p in every if p.requires_grad}
         self._forward = module.forward
 
-        @functools.wraps(self._forward)
+        @wraps(self._forward)
         def _stand_in(*args: Any, **kwargs: Any) -> Any:
             return self._by_group(*args, **kwargs)
 
@@ -65,7 +65,7 @@ class GroupLoop:
         order = _order(groups, rows)
         calls = _Calls(self._sink, batch, self._params, groups.count)
         outputs = []
-        # Padding rows run too, since the loss wants them, but not on parameters that are watched.
+        # Padding rows run too, since the loss wants them.
         sizes = [*groups.lengths, rows - sum(groups.lengths)]
         start = 0
         for k, chosen in enumerate(order.split(sizes)):
@@ -121,39 +121,43 @@ class GroupLoop:
 
 
 class _Calls:
-    """The parameters that each group's call runs on, and the gradients that come back to them."""
+    """The gradients that come back to the parameters of each group's call.
+
+    It holds no twin, for a twin's hook holds it, and no collector looks into such a circle.
+    """
 
     def __init__(
         self, sink: Sink, batch: Batch, params: dict[str, nn.Parameter], count: int
     ) -> None:
         self._sink, self._batch, self._params, self._count = sink, batch, params, count
-        self._twins: list[dict[nn.Parameter, Tensor]] = []
+        self._grads: dict[nn.Parameter, list[Tensor | None]] = {}
         self._task = -1
 
     def twins(self, k: int) -> dict[str, Tensor]:
-        """Returns what group k runs on: the parameters' memory, as leaves of their own."""
-        twins = {param: param.detach() for param in self._params.values()}
-        if k < self._count:
-            for twin in twins.values():
-                twin.requires_grad_().register_post_accumulate_grad_hook(self._arrive)
-            self._twins.append(twins)
+        """Returns what group k runs on: the parameters' memory, as leaves of their own.
+
+        Padding rows come after the groups; their gradients are not kept.
+        """
+        twins = {param: param.detach().requires_grad_() for param in self._params.values()}
+        for param, twin in twins.items():
+            twin.register_post_accumulate_grad_hook(partial(self._arrive, k, param))
         return {name: twins[param] for name, param in self._params.items()}
 
-    def _arrive(self, _twin: Tensor) -> None:
+    def _arrive(self, k: int, param: nn.Parameter, twin: Tensor) -> None:
         self._sink.begin_backward(self._batch)
         task = torch._C._current_graph_task_id()
         if task != self._task:
-            self._task = task
+            self._task, self._grads = task, {}
             self._sink.defer(self._collect)
+        if k < self._count:
+            self._grads.setdefault(param, [None] * self._count)[k] = twin.grad
+        twin.grad = None
 
     def _collect(self) -> None:
-        for param in dict.fromkeys(self._params.values()):
-            grads = [twins[param].grad for twins in self._twins]
-            if any(grad is not None for grad in grads):
-                each = [torch.zeros_like(param) if g is None else g for g in grads]
-                self._sink.collect({param: Separate(each)})
-            for twins in self._twins:
-                twins[param].grad = None
+        grads, self._grads = self._grads, {}
+        for param, each in grads.items():
+            rows = [torch.zeros_like(param) if grad is None else grad for grad in each]
+            self._sink.collect({param: Separate(rows)})
 
 
 def _order(groups: Groups, rows: int) -> Tensor:

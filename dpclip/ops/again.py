@@ -24,19 +24,23 @@ class Weight(NamedTuple):
     """A tensor computed from parameters, as one operation gets it.
 
     Attributes:
-        tensor: its numbers, of size 1 where it is expanded.
-        shape: what it is expanded to.
-        axis: the axis along which it is expanded to the samples, if there is one.
+        tensor: its numbers, each of those that are repeated once.
+        shape: what it is repeated to.
+        place: where it is repeated for the samples, if it is.
     """
 
     tensor: Tensor
     shape: Sequence[int]
-    axis: int | None
+    place: Place | None
 
-    def expanded(self, tensor: Tensor, samples: int) -> Tensor:
+    def repeated(self, tensor: Tensor, samples: int) -> Tensor:
         """Returns what the operation gets for that many samples."""
-        sizes = [samples if i == self.axis else size for i, size in enumerate(self.shape)]
-        return tensor.expand(sizes)
+        sizes = list(self.shape)
+        if self.place is not None:
+            sizes[self.place.axis] = samples * self.place.outer * self.place.inner
+        periods = [size // has for size, has in zip(sizes, tensor.shape, strict=True)]
+        several = [n if has > 1 else 1 for n, has in zip(periods, tensor.shape, strict=True)]
+        return (tensor.repeat(several) if max(several, default=1) > 1 else tensor).expand(sizes)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Again:
         ) -> tuple[Tensor, list[Tensor]]:
             leaves = list(self.leaves)
             for (i, weight), tensor in zip(self.weights.items(), weights, strict=True):
-                leaves[i] = weight.expanded(tensor, 1)
+                leaves[i] = weight.repeated(tensor, 1)
             for (i, place), sample in zip(self.places.items(), samples, strict=True):
                 leaves[i] = _with_axis(sample, place)
             found = self._run(leaves)
@@ -131,7 +135,7 @@ class Again:
                 leaves[i] = _taken(leaves[i], place, count, chosen)
             with torch.enable_grad():
                 for (i, weight), tensor in zip(self.weights.items(), weights, strict=True):
-                    leaves[i] = weight.expanded(tensor, len(chosen))
+                    leaves[i] = weight.repeated(tensor, len(chosen))
                 found = self._run(leaves)
             again = [found[i] for i in used]
             self._must_equal([_taken(*self.outputs[i], count, chosen) for i in used], again)

@@ -234,7 +234,7 @@ def _weight(like: Like, known: Sequence[tuple[torch.Size, Place]]) -> Weight:
     for other, place in known:
         axis = place.axis
         if len(other) == len(shape) and core[axis] != shape[axis] == other[axis] and axis >= 0:
-            return Weight(like.bare, shape, axis)
+            return Weight(like.bare, shape, place)
     return Weight(like.bare, shape, None)
 
 

@@ -23,39 +23,41 @@ def derived(call: Call, out: Tensor) -> Like:
         out: its result, or one of several.
     """
     first = call.found[0]
-    function = Like(out, out, False, call.origins)
-    if len(call.found) > 1 or not first.view or not first.alias.is_contiguous():
-        return function
+    if len(call.found) > 1:
+        return Like(out, out, False, call.origins)
     if out is first.tensor:
         return first
-    if out._is_view() and out._base is first.alias:
+    if first.view and out._base is first.alias and first.alias.is_contiguous():
         return Like(out, out, True, first.origins)
-    source = _same_view(call, first, out)
-    return function if source is None else Like(out, source, True, first.origins)
+    source = _same_numbers(call, first, out)
+    if source is None:
+        return Like(out, out, False, first.origins)
+    return Like(out, source, first.view and source._base is first.alias, first.origins)
 
 
-def _same_view(call: Call, of: Like, out: Tensor) -> Tensor | None:
-    """Returns the view of the alias whose numbers are copied in `out`, if there is one."""
+def _same_numbers(call: Call, of: Like, out: Tensor) -> Tensor | None:
+    """Returns a tensor with the numbers of a copy, but which shows what is repeated.
+
+    That is a view of an alias, where there is one, or with a stride of 0, or with one period of
+    what is repeated.
+    """
     if call.func in _CASTS:
-        return of.source if out.shape == of.source.shape else None
+        return of.source if out.shape == of.tensor.shape else None
     if not call.args or call.args[0] is not of.tensor:
         return None
     if call.func is Tensor.repeat:
-        return _repeated(of.source, out)
-    if of.source is of.tensor or not out._is_view():
+        return _repeated(of.source, out) if of.source.shape == of.tensor.shape else None
+    if of.source is of.tensor or of.source.shape != of.tensor.shape or not out._is_view():
         return None
     try:  # a view of a copy: take the same view of the original
         found = call.func(of.source, *call.args[1:], **call.kwargs)
     except RuntimeError:
         return None
-    if isinstance(found, Tensor) and found._base is of.alias and found.shape == out.shape:
-        return found
-    return None
+    return found if isinstance(found, Tensor) and found.shape == out.shape else None
 
 
-def _repeated(source: Tensor, out: Tensor) -> Tensor | None:
-    """Returns an expanded view with the numbers of a copy that repeats axes of size 1."""
+def _repeated(source: Tensor, out: Tensor) -> Tensor:
+    """Returns a tensor that is expanded where `out` repeats an axis of size 1."""
     wide = [1] * (out.dim() - source.dim()) + list(source.shape)
-    if any(had not in {1, has} for had, has in zip(wide, out.shape, strict=True)):
-        return None
-    return source.expand(out.shape)
+    sizes = [has if had == 1 else had for had, has in zip(wide, out.shape, strict=True)]
+    return source.expand(sizes)

@@ -66,8 +66,9 @@ class Like:
 
     Attributes:
         tensor: as the module sees it, with a small graph that leads to the aliases.
-        source: a view of an alias with the same numbers, if there is one; else `tensor`.
-        view: whether there is one.
+        source: with the same numbers and as little as possible repeated: a view of an alias, if
+            there is one, or one period along an axis that repeats it; else `tensor`.
+        view: whether it is a view of an alias.
         origins: the parameters it is computed from; of a view, the one.
     """
 
@@ -90,7 +91,7 @@ class Like:
 
     @cached_property
     def core(self) -> Tensor:
-        """The source with size 1 where it was expanded: what a gradient is summed to."""
+        """The source with size 1 where it is expanded: what a gradient is summed to."""
         found = self.source
         with torch.enable_grad():
             for axis, (size, stride) in enumerate(zip(found.shape, found.stride(), strict=True)):
@@ -104,5 +105,5 @@ class Like:
         found = self.value
         for axis, size in enumerate(self.core.shape):
             if size != found.shape[axis]:
-                found = found.narrow(axis, 0, 1)
+                found = found.narrow(axis, 0, size)
         return found

@@ -104,11 +104,11 @@ class Where:
         axis, outer, inner = self.place
         if axis < 0:
             return segment_sum(_reduced(values, wide), self.groups).view(-1, *shape)
-        own = wide[axis]
-        folded = [] if self.place.exact else [outer, inner] if own > 1 else [1, 1]
+        own, size = wide[axis], self.rows * outer * inner
+        folded = [] if self.place.exact else [outer, inner] if own == size else [1, own]
         rest = [*wide[:axis], *folded, *wide[axis + 1 :]]
         found = _reduced(values, rest)
-        if own == 1:
+        if own != size:
             return segment_sum(found, self.groups).view(-1, *shape)
         # It holds a row for each sample (noise [B, d] times a scale): no sample sees the others'.
         kept = self.groups.keep
@@ -119,10 +119,10 @@ class Where:
 
 
 def _reduced(values: Tensor, rest: Sequence[int]) -> Tensor:
-    """Returns values [R, ...] summed over the axes that are 1 in `rest`: [R, *rest]."""
-    stretched = [
-        i
-        for i, (has, size) in enumerate(zip(values.shape[1:], rest, strict=True), 1)
-        if size == 1 and has != 1
-    ]
+    """Returns values [R, ...] summed to [R, *rest]: over axes of size 1 there, and over periods."""
+    for axis, size in enumerate(rest, 1):
+        has = values.shape[axis]
+        if size not in (1, has):
+            values = values.unflatten(axis, (has // size, size)).sum(axis)
+    stretched = [i for i, size in enumerate(rest, 1) if size == 1 and values.shape[i] != 1]
     return values.sum(stretched, keepdim=True) if stretched else values

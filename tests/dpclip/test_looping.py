@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,6 +62,22 @@ def twins(build):
     first, second = build(), build()
     second.load_state_dict(first.state_dict())
     return first, second
+
+
+def test_empty_batches(kit):
+    """A step of the mechanism is taken, and nothing is learned from the padding row."""
+    trained = kit.private(
+        kit.Mlp(), kit.vectors(4), batch_size=1, loop=True, weighting=clip(0.2), lr=1.0
+    )
+    empty = 0
+    for x, y in itertools.chain.from_iterable(itertools.repeat(trained.loader, 10)):
+        trained.optimizer.zero_grad()
+        kit.mean_loss(trained.model(x), y).backward()
+        if not trained.inner.piece.real.any():
+            empty += 1
+            assert all(not g.any() for g in trained.grads)
+        trained.optimizer.step()
+    assert empty and trained.engine.steps == 40
 
 
 class Unusual(nn.Module):

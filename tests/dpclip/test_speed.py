@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -169,3 +170,31 @@ def test_uneven_last_batch(kit):
         kit.Mlp(), data, batch_size=8, weighting=clip(0.2), poisson_sampling=False
     )
     kit.agree(trained, steps=4)
+
+
+@pytest.mark.parametrize("memory, loop", [("fast", False), ("low", False), ("fast", True)])
+def test_a_thousand_steps_keep_nothing(kit, memory, loop):
+    """Neither tensors nor their memory pile up, whatever the batches' sizes."""
+    trained = kit.private(
+        kit.ConvNet(), kit.images(16), batch_size=4, memory=memory, loop=loop, weighting=clip(0.2)
+    )
+
+    def held():
+        gc.collect()
+        found = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+        return len(found), sum({t.data_ptr(): t.nbytes for t in found}.values())
+
+    seen, taken = [], 0
+    while taken < 1000:
+        for x, y in trained.loader:
+            trained.optimizer.zero_grad()
+            kit.mean_loss(trained.model(x), y).backward()
+            trained.optimizer.step()
+            taken += 1
+            del x, y
+        if taken in (500, 1000):
+            trained.engine.diagnostics()  # holds the last step's few numbers
+            seen.append(held())
+    few = 8 * 16 * 40  # the statistics of one step more or less
+    assert abs(seen[1][0] - seen[0][0]) <= 30
+    assert seen[1][1] - seen[0][1] <= few
