@@ -20,7 +20,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from dpclip.pieces import Draw, Piece, cut, piece_of
+from dpclip.pieces import Draw, Piece, cut, padded, piece_of
 from dpclip.types import Divisor, Grouping, Members
 
 Expect = Callable[[Piece], None]
@@ -41,6 +41,7 @@ class PoissonBatches(Sampler[list[Draw]]):
         limit: largest physical batch, or None.
         generator: source of the draws.
         unit: data set index -> unit that is drawn whole, or None to draw records.
+        fixed: whether every physical batch is padded to the limit.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class PoissonBatches(Sampler[list[Draw]]):
         limit: int | None,
         generator: torch.Generator,
         unit: Callable[[int], Hashable] | None = None,
+        fixed: bool = False,
     ) -> None:
         self.rate, self.steps, self.grouping = rate, steps, grouping
         self.limit, self.generator = limit, generator
+        self._rows = limit if fixed and limit is not None else 0
         self._slots = round(divisor.groups) if divisor else 0
         self._units = torch.arange(records)
         if unit is not None:
@@ -74,7 +77,8 @@ class PoissonBatches(Sampler[list[Draw]]):
             ids = drawn[self._units].nonzero().squeeze(1)
             ids = ids[torch.randperm(len(ids), generator=self.generator)]
             slots = self.grouping.assign(Members(len(ids), ids, self._slots, self.generator))
-            yield from cut(ids.tolist(), slots, self.limit)
+            for draws in cut(ids.tolist(), slots, self.limit):
+                yield padded(draws, self._rows)
 
 
 class GivenBatches(Sampler[list[Draw]]):

@@ -88,6 +88,12 @@ def cut(ids: Sequence[int], slots: Tensor, limit: int | None) -> Iterator[list[D
         ]
 
 
+def padded(draws: list[Draw], rows: int) -> list[Draw]:
+    """Returns `rows` draws: those given, then padding that counts for nothing."""
+    padding = draws[0]._replace(slot=-1, real=False)
+    return draws + [padding] * (rows - len(draws))
+
+
 def _pack(by_slot: Sequence[list[int]], limit: int) -> list[tuple[list[int], bool]]:
     """Returns (samples, still open) of each piece."""
     chunks: list[tuple[list[int], bool]] = []

@@ -41,8 +41,10 @@ class PrivacyEngine:
             False decides by shapes, so that two runs round alike.
         loop: True runs the model once for each group instead, as autograd would by itself. Good
             for few large groups, and for models that use weights outside of their layers.
+        fixed_shape: True pads every physical batch to max_physical_batch with samples that count
+            for nothing, so that a compiled model is compiled once.
 
-    `memory`, `measure` and `loop` change time and memory, and results by rounding only.
+    The last four change time and memory, and results by rounding only.
 
     Raises:
         ValueError: an accountant that is not offered, or another kind of memory.
@@ -56,10 +58,12 @@ class PrivacyEngine:
         memory: Memory = "fast",
         measure: bool = True,
         loop: bool = False,
+        fixed_shape: bool = False,
     ) -> None:
         check_accountant(accountant)
         self._accountant = accountant
         self._chooser, self._loop = Chooser(memory, measure), loop
+        self._fixed_shape = fixed_shape
         self._seeds = np.random.SeedSequence(seed)
         self._engine: Engine | None = None
 
@@ -109,6 +113,12 @@ class PrivacyEngine:
         check_numbers(
             noise_multiplier, max_grad_norm, weighting, loss_reduction, max_physical_batch
         )
+        if self._fixed_shape and (max_physical_batch is None or not poisson_sampling):
+            raise ValueError(
+                "fixed_shape=True pads Poisson batches to max_physical_batch, which is "
+                f"{max_physical_batch} with poisson_sampling={poisson_sampling}. Give a number "
+                "and keep Poisson sampling."
+            )
         weighting = clip(max_grad_norm) if max_grad_norm is not None else weighting
         assert weighting is not None
         check_model(module, optimizer)
@@ -136,6 +146,7 @@ class PrivacyEngine:
                 max_physical_batch,
                 draws,
                 unit,
+                self._fixed_shape,
             )
         else:
             public = grouping.divisor(1 / len(data_loader), records)

@@ -19,6 +19,15 @@ from dpclip.groups import Groups, kept_rows, segment_sum
 from dpclip.ops.places import Place, samples_first, unfolded
 from dpclip.outputs import float_tensors
 
+_WAY_OUT = (
+    "Use the parameter in an operation that takes each sample by itself, or register a sampler for "
+    "the module with opacus.grad_sample.register_grad_sampler."
+)
+
+
+class Differs(RuntimeError):
+    """Raised where what is recomputed is not what was computed."""
+
 
 class Weight(NamedTuple):
     """A tensor computed from parameters, as one operation gets it.
@@ -76,14 +85,27 @@ class Again:
             groups: the groups of the B samples.
 
         Raises:
-            RuntimeError: what is recomputed differs from what the operation returned.
+            RuntimeError: it cannot be run on a part of the batch, or then returns something else.
         """
         if count > 1:
             try:
                 return self._vectorized(gouts, count, groups)
             except (RuntimeError, ValueError):
                 pass  # not every operation can be vectorized
-        return self._looped(gouts, count, groups)
+        try:
+            return self._looped(gouts, count, groups)
+        except Differs:
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{self.label}: {self.name} has no rule, and running it again on a part of the "
+                f"batch failed ({error}). {_WAY_OUT}"
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """How messages call the operation."""
+        return getattr(self.func, "__name__", str(self.func))
 
     def _run(self, leaves: Sequence[Any]) -> list[Tensor]:
         args, kwargs = pytree.tree_unflatten(list(leaves), self.spec)
@@ -157,12 +179,10 @@ class Again:
             if want.shape != got.shape or not bool(
                 ((want - got).abs() <= tolerance * scale).logical_or(~want.isfinite()).all()
             ):
-                raise RuntimeError(
-                    f"{self.label}: running this operation again on a part of the batch gave other "
-                    "values than the whole batch did. It may draw random numbers, mix samples, or "
-                    "have its batch axis elsewhere. Do that outside of the operation that uses the "
-                    "parameter, or register a sampler for the module with "
-                    "opacus.grad_sample.register_grad_sampler."
+                raise Differs(
+                    f"{self.label}: {self.name} has no rule, and running it again on a part of the "
+                    "batch gave other values than the whole batch did. It may draw random numbers, "
+                    f"mix samples, or have its batch axis elsewhere. {_WAY_OUT}"
                 )
 
 

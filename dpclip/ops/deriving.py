@@ -14,6 +14,12 @@ _CASTS = frozenset({
 })  # fmt: skip
 """Copies with the same numbers in the same order; their gradient is the original's."""
 
+_TURNS = frozenset({
+    Tensor.transpose, torch.transpose, Tensor.permute, torch.permute, Tensor.movedim,
+    torch.movedim, Tensor.swapaxes, Tensor.unsqueeze, torch.unsqueeze,
+})  # fmt: skip
+"""Views that do to one period of a repeated tensor what they do to the whole."""
+
 
 def derived(call: Call, out: Tensor) -> Like:
     """Returns what a result of an operation on parameters and constants stands for.
@@ -47,13 +53,16 @@ def _same_numbers(call: Call, of: Like, out: Tensor) -> Tensor | None:
         return None
     if call.func is Tensor.repeat:
         return _repeated(of.source, out) if of.source.shape == of.tensor.shape else None
-    if of.source is of.tensor or of.source.shape != of.tensor.shape or not out._is_view():
+    alike = of.source.shape == of.tensor.shape
+    if of.source is of.tensor or not out._is_view() or not (alike or call.func in _TURNS):
         return None
     try:  # a view of a copy: take the same view of the original
         found = call.func(of.source, *call.args[1:], **call.kwargs)
     except RuntimeError:
         return None
-    return found if isinstance(found, Tensor) and found.shape == out.shape else None
+    if not isinstance(found, Tensor) or found.dim() != out.dim():
+        return None
+    return found if found.shape == out.shape or not alike else None
 
 
 def _repeated(source: Tensor, out: Tensor) -> Tensor:

@@ -207,6 +207,7 @@ def private(
     memory: str | int = "fast",
     measure: bool = False,
     loop: bool = False,
+    fixed_shape: bool = False,
     **more: Any,
 ) -> Trained:
     if weighting is None and "max_grad_norm" not in more:
@@ -220,7 +221,9 @@ def private(
         twin_rule = clip(more["max_grad_norm"])
     twin = Twin(copy.deepcopy(model), twin_rule, reduction)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
-    engine = PrivacyEngine(seed=seed, memory=memory, measure=measure, loop=loop)
+    engine = PrivacyEngine(
+        seed=seed, memory=memory, measure=measure, loop=loop, fixed_shape=fixed_shape
+    )
     made = engine.make_private(
         module=model,
         optimizer=optimizer,

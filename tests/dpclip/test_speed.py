@@ -198,3 +198,37 @@ def test_a_thousand_steps_keep_nothing(kit, memory, loop):
     few = 8 * 16 * 40  # the statistics of one step more or less
     assert abs(seen[1][0] - seen[0][0]) <= 30
     assert seen[1][1] - seen[0][1] <= few
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("grouping", GROUPINGS, ids=lambda g: g.label)
+def test_batches_of_fixed_shape(kit, grouping, loop):
+    """Every physical batch has the same number of rows, and padding changes no parameter."""
+    model, data = kit.Mlp(), kit.vectors()
+    made = [
+        kit.private(
+            copy.deepcopy(model),
+            data,
+            loop=loop,
+            grouping=grouping,
+            weighting=clip(0.2),
+            max_physical_batch=5,
+            fixed_shape=fixed,
+        )
+        for fixed in (False, True)
+    ]
+    sizes = []
+    for trained in made:
+        for x, y in trained.loader:
+            sizes.append(len(x))
+            trained.optimizer.zero_grad()
+            kit.mean_loss(trained.model(x), y).backward()
+            trained.optimizer.step()
+    assert set(sizes[len(sizes) // 2 :]) == {5} and len(set(sizes)) > 1
+    plain, padded = ([p.detach() for p in t.model.parameters()] for t in made)
+    kit.close(padded, plain)
+
+
+def test_fixed_shape_needs_a_size(kit):
+    with pytest.raises(ValueError, match="fixed_shape=True pads Poisson batches"):
+        kit.private(kit.Mlp(), kit.vectors(), weighting=clip(0.2), fixed_shape=True)
