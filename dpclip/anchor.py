@@ -1,4 +1,4 @@
-"""Making a tensor without a graph take part in the backward."""
+"""Waiting for the gradient of a tensor, whatever is done to it later."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def anchored(output: Tensor, shared: bool) -> Tensor:
     anchor = torch.ones((), requires_grad=True)
     anchored: Tensor = _Anchor.apply(output, anchor)
     return anchored
+
+
+def hookable(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns (output to go on with, tensor to hook: the same numbers, maybe in another shape).
+
+    A hook on a view is lost, without a word, when an activation in place follows; and the output
+    of a linear layer on [B, T, d] is a view. A view that is stretched cannot be written to.
+    """
+    base = output._base
+    if base is None or 0 in output.stride():
+        return output, output
+    if base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous():
+        return output, base
+    output = output.clone()
+    return output, output

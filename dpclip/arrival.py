@@ -61,6 +61,7 @@ class Arrival:
         batch: the forward pass it was called in.
         saved: its inputs.
         axis: the batch axis of the output.
+        shape: of the output.
     """
 
     switch: Switch
@@ -69,6 +70,7 @@ class Arrival:
     batch: Batch
     saved: Saved
     axis: int
+    shape: torch.Size
 
     def __call__(self, grad: Tensor) -> None:
         """Takes the gradient of the output."""
@@ -89,6 +91,7 @@ class Arrival:
         with torch.no_grad():
             tensors = (*self.saved.tensors, *self.saved.known)
             inputs = [_leading(t, self.axis, self.batch.rows) for t in tensors]
+            grad = grad if grad.shape == self.shape else grad.reshape(self.shape)
             grad = grad if self.axis == 0 else grad.movedim(self.axis, 0)
             self.sink.collect(form(self.unit.module, inputs, grad, groups))
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from dpclip.anchor import anchored
+from dpclip.anchor import anchored, hookable
 from dpclip.arrival import Arrival, Batch, Sink
 from dpclip.host import OpsHost
 from dpclip.ops import Capture, Watched
@@ -212,9 +212,12 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             batch, by_rule = calls.pop() if calls else None, aliases.leave()
             if batch is None:
                 return None
-            if by_rule and output is not None:
-                output = self._capture(unit, batch, Saved(args, kwargs), output)
-            return ops.end(output)
+            try:
+                if by_rule and output is not None:
+                    output = self._capture(unit, batch, Saved(args, kwargs), output)
+            finally:
+                output = ops.end(output)
+            return output
 
         return before, after
 
@@ -239,7 +242,9 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
                 value = anchored(value, _shares(value, saved, unit))
             saved.look(unit, value)
             value, axis = self._placement.settle(unit, batch.rows, saved, number, value)
-            value.register_hook(Arrival(self, self._sink, unit, batch, saved, axis))
+            value, hooked = hookable(value)
+            arrival = Arrival(self, self._sink, unit, batch, saved, axis, value.shape)
+            hooked.register_hook(arrival)
             number += 1
             return value
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpclip.anchor import anchored
+from dpclip.anchor import anchored, hookable
 from dpclip.arrival import Batch, Sink, Switch
 from dpclip.groups import Groups
 from dpclip.ops import Parts
@@ -32,15 +32,11 @@ class OpsHost:
         """Returns the output of an operation, with a hook that takes `form` of its gradient."""
         if not output.requires_grad:
             output = anchored(output, shared=False)
-        hooked, shape = output, output.shape
-        base = output._base
-        if base is not None:
-            # A hook on a view is lost if the view is changed in place afterwards.
-            if base.is_contiguous() and output.is_contiguous() and base.numel() == output.numel():
-                hooked = base
-            else:
-                hooked = output = output.clone()
-        hooked.register_hook(lambda grad: self.take(lambda groups: form(grad.view(shape), groups)))
+        output, hooked = hookable(output)
+        shape = output.shape
+        hooked.register_hook(
+            lambda grad: self.take(lambda groups: form(grad.reshape(shape), groups))
+        )
         return output
 
     def take(self, form: Callable[[Groups], Parts]) -> None:

@@ -30,9 +30,19 @@ class Begun(NamedTuple):
 
 
 class _Call(NamedTuple):
+    """A call that runs, and what its end brings.
+
+    Attributes:
+        watched: its operations are.
+        stops: its end stops the watch.
+        resumes: its end goes on with a watch that its beginning has stopped.
+        outermost: its end is the watch's end.
+    """
+
     watched: bool
-    resumes: bool
-    outermost: bool
+    stops: bool = False
+    resumes: bool = False
+    outermost: bool = False
 
 
 class Capture:
@@ -108,11 +118,12 @@ class Capture:
         if call.watched:
             watch.end()
             self._needed |= bool(self._calls) and watch.lineage.touches([output])
+        if call.stops:
+            watch.stop()
         if call.resumes:
             watch.start()
         if call.outermost:
             self._needed |= watch.lineage.strayed
-            watch.stop()
             self._watch = None
             try:
                 return released(watch, output, False)
@@ -158,7 +169,8 @@ class Capture:
         else:
             if watch is not None:
                 args, kwargs = released(watch, (args, kwargs), True)
-            self._calls.append(_Call(False, watch is not None and watch.pause(), False))
+            pauses = watch is not None and watch.active and watch.pause()
+            self._calls.append(_Call(False, resumes=pauses))
         return Begun(args, kwargs, watched)
 
     def _open(self, unit: Watched, rows: int, settler: Settles, host: Host) -> None:
@@ -168,10 +180,12 @@ class Capture:
             strays = self._trainable if self._whole and self._call is not None else {}
             around = Around(rows, self._declared, settler, host, self._ids, strays)
             self._watch = Watch(around)
+        starts = not self._watch.active  # for the first time, or inside of a module with a rule
+        if starts:
             self._watch.start()
         self._watch.begin(unit, self._turns[unit.name])
         self._turns[unit.name] += 1
-        self._calls.append(_Call(True, False, outermost))
+        self._calls.append(_Call(True, stops=starts, outermost=outermost))
 
     def _ids(self) -> Collection[int]:
         """Returns the ids of what is alike for all samples before anything is computed."""

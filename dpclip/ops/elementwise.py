@@ -89,10 +89,10 @@ def _use(
             g = times(g, where.first(other.expand(grad.shape)))
         yield like, Formed(where.summed(g, like.core.shape, grad.dim()))
 
-    return Use(form, [] if other is None else [other], _own_axes(like))
+    return Use(form, [] if other is None else [other], own_axes(like))
 
 
-def _own_axes(like: Like) -> list[int]:
+def own_axes(like: Like) -> list[int]:
     """Returns the axes along which a parameter has numbers of its own, counted from the end."""
     if not like.view:  # a function of parameters may hold a row for each sample
         return []

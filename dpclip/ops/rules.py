@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dpclip.ops import convolutions, elementwise, joins, lookups, norms, products
+from dpclip.ops import (
+    convolutions,
+    einsum,
+    elementwise,
+    joins,
+    lookups,
+    norms,
+    products,
+    selections,
+)
 from dpclip.ops.table import Rule
 
 RULES: dict[object, Rule] = {
     **products.RULES,
+    **einsum.RULES,
     **elementwise.RULES,
+    **selections.RULES,
     **joins.RULES,
     **norms.RULES,
     **lookups.RULES,

@@ -128,7 +128,7 @@ class Settler:
             raise RuntimeError(
                 f"{_what(key, tensor)} that gave other values than before for several samples when "
                 "one sample of the batch was changed: samples are mixed, so none has a gradient of "
-                "its own. Compute nothing across the batch."
+                "its own, or sorted by what they hold. Compute nothing across the batch."
             )
         if not verdict.places:
             if certain:

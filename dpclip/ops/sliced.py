@@ -39,14 +39,15 @@ class Sliced:
         if sum(row[0].numel() for row in found) < math.prod(self.shape):
             flat.zero_()
         for (start, _, _), row in zip(self.slices, found, strict=True):
-            flat[:, start : start + row[0].numel()] = row.flatten(1)
+            flat[:, start : start + row[0].numel()] = row.reshape(len(row), -1)
         return out
 
     def add_to(self, rows: Tensor) -> None:
         """See `Part`."""
         flat = rows.view(len(rows), -1)
         for start, _, part in self.slices:
-            row = rows_of(part).flatten(1)
+            row = rows_of(part)
+            row = row.reshape(len(row), -1)
             flat[:, start : start + row.shape[1]] += row
 
     def squares(self) -> Tensor:

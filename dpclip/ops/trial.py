@@ -141,7 +141,7 @@ def _changes(call: Any, rows: int, declared: int) -> Iterator[tuple[bool, Any, i
 def _others(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yields (number of a sample, something else to put there)."""
     for sample in (len(rows) - 1, 0):
-        unequal = (rows != rows[sample]).flatten(1).any(1).nonzero().flatten().tolist()
+        unequal = (rows != rows[sample]).reshape(len(rows), -1).any(1).nonzero().flatten().tolist()
         for other in (unequal[:1], unequal[1:][-1:]):
             if other:
                 yield sample, rows[other[0]]
@@ -170,7 +170,7 @@ def _rounding(tensor: Tensor) -> Tensor:
 
 
 def _touched(differs: Tensor, place: Place, rows: int) -> list[int]:
-    found = samples_first(differs, place, rows).flatten(1).any(1)
+    found = samples_first(differs, place, rows).reshape(rows, -1).any(1)
     touched: list[int] = found.nonzero().flatten().tolist()
     return touched
 

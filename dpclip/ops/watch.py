@@ -39,6 +39,7 @@ class Watch(TorchFunctionMode):
     def __init__(self, around: Around) -> None:
         super().__init__()
         self.awake, self.around = True, around
+        self.active = False
         self.visits: list[Visit] = []
         self.lineage = Lineage(around)
         self.capturing = Capturing(around, self.lineage, self.visits)
@@ -58,10 +59,12 @@ class Watch(TorchFunctionMode):
     def start(self) -> None:
         """Begins to see operations."""
         self.__enter__()
+        self.active = True
 
     def stop(self) -> None:
         """Ends to see operations."""
         self.__exit__(None, None, None)
+        self.active = False
 
     def pause(self) -> bool:
         """Stops for a while, if nobody else began to watch since; returns True if so."""
@@ -69,6 +72,7 @@ class Watch(TorchFunctionMode):
         mine = depth > 0 and _get_function_stack_at(depth - 1) is self
         if mine:
             _pop_mode()
+            self.active = False
         return mine
 
     def abandon(self) -> None:

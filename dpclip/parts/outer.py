@@ -26,14 +26,29 @@ class Outer:
         a: [R, n, i] what came in.
         g: [R, n, o] what came back.
         groups: the groups of the R samples.
+        shape: of the parameter if it is not [o, i], such as [o, i, 1] of a kernel of one pixel.
     """
 
     a: Tensor
     g: Tensor
     groups: Groups
+    shape: torch.Size | None = None
 
     def rows(self, out: Tensor | None) -> Tensor:
-        """See `Part`. Groups of b consecutive samples fold into the positions: a view."""
+        """See `Part`."""
+        found = self._matrices(None if out is None else self._as_matrices(out))
+        return found if self.shape is None else found.view(len(found), *self.shape)
+
+    def _as_matrices(self, rows: Tensor) -> Tensor:
+        """Returns a view [G, o, i] of rows [G, *shape]."""
+        return rows if self.shape is None else rows.view(len(rows), *self._matrix)
+
+    @property
+    def _matrix(self) -> tuple[int, int]:
+        return self.g.shape[2], self.a.shape[2]
+
+    def _matrices(self, out: Tensor | None) -> Tensor:
+        """Returns the rows [G, o, i]; groups of b samples fold into the positions: a view."""
         if self.groups.equal is None:
             out = self._empty() if out is None else out
             for row, (a, g) in zip(out, self._sections(), strict=True):
@@ -48,6 +63,7 @@ class Outer:
 
     def add_to(self, rows: Tensor) -> None:
         """See `Part`."""
+        rows = self._as_matrices(rows)
         if self.groups.equal is None:
             for row, (a, g) in zip(rows, self._sections(), strict=True):
                 row += g.t() @ a
@@ -66,16 +82,18 @@ class Outer:
         g = weighted(self.g, self.groups, factors, valid)
         a = silenced(self.a, self.groups, valid)
         a = a if a.dtype == g.dtype else a.to(g.dtype)
-        return g.reshape(-1, g.shape[2]).t() @ a.reshape(-1, a.shape[2])
+        total = g.reshape(-1, g.shape[2]).t() @ a.reshape(-1, a.shape[2])
+        return total if self.shape is None else total.view(self.shape)
 
     def joined(self, other: Part) -> Part | None:
         """See `Part`. The positions of both uses, one after the other."""
         if not isinstance(other, Outer):
             return None
-        return Outer(torch.cat([self.a, other.a], 1), torch.cat([self.g, other.g], 1), self.groups)
+        a, g = torch.cat([self.a, other.a], 1), torch.cat([self.g, other.g], 1)
+        return Outer(a, g, self.groups, self.shape)
 
     def _empty(self) -> Tensor:
-        return self.a.new_empty(self.groups.count, self.g.shape[2], self.a.shape[2])
+        return self.a.new_empty(self.groups.count, *self._matrix)
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Returns a [G, b n, i] and g [G, b n, o]."""

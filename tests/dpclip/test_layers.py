@@ -613,6 +613,30 @@ class Boxed(nn.Module):
         return Boxed.Box(x * self.weight)
 
 
+@pytest.mark.parametrize("shape", [(20, 4), (20, 3, 4), (20, 2, 3, 4)])
+def test_activation_in_place_on_a_view(kit, shape):
+    """A linear layer on [B, T, d] returns a view, whose hooks an in-place operation drops."""
+    layers = [nn.Linear(4, 4), nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)]
+    check(kit, nn.Sequential(*layers), torch.randn(*shape))
+
+
+class Half(nn.Linear):
+    """Returns a part of what it computes, as a view."""
+
+    def forward(self, x):
+        return super().forward(x)[..., : self.out_features // 2]
+
+
+def test_view_of_a_part_changed_in_place(kit):
+    def sampler(layer, activations, backprops):
+        full = torch.cat([backprops, torch.zeros_like(backprops)], -1)
+        return {layer.weight: torch.einsum("nto,nti->noi", full, activations[0])}
+
+    register_grad_sampler(Half)(sampler)
+    layers = [nn.Linear(4, 4), Half(4, 8, bias=False), nn.ReLU(inplace=True), nn.Linear(4, 2)]
+    check(kit, nn.Sequential(*layers), torch.randn(20, 3, 4))
+
+
 def test_output_that_cannot_be_looked_into(kit):
     """Is no matter for operations, and an error for a layer with a rule."""
     check(kit, Apply(Boxed(), lambda m, x: m(x).value), torch.randn(20, 3))

@@ -255,7 +255,7 @@ class Check:
         for _, part in engine.parts:
             rows = part.rows(None)
             factors = torch.rand(len(rows), dtype=torch.promote_types(rows.dtype, torch.float32))
-            wide = rows.flatten(1).to(torch.promote_types(rows.dtype, torch.float32))
+            wide = rows.reshape(len(rows), -1).to(torch.promote_types(rows.dtype, torch.float32))
             torch.testing.assert_close(part.squares(), wide.square().sum(1))
             total = torch.einsum("g,g...->...", factors, rows.to(factors.dtype))
             torch.testing.assert_close(part.summed(factors, None), total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus.grad_sample import GradSampleHooks, register_grad_sampler
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -460,3 +461,27 @@ class Video(nn.Module):
 @pytest.mark.parametrize("rows", [5, 3, 1])
 def test_folded_layers_with_rules(check, rows):
     check(Video(), torch.randn(rows, 4, 2, 7, 7))
+
+
+class Ruled(nn.Module):
+    """A module with a sampler of its own, around one without."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.inner = nn.Parameter(torch.rand(4)), Rms(4)
+
+    def forward(self, x):
+        return self.inner(x).detach() + x * self.weight + self.inner(x.tanh())
+
+
+def test_unknown_module_inside_of_one_with_a_sampler(check):
+    def sampler(layer, activations, backprops):
+        return {layer.weight: (activations[0] * backprops).sum(1)}
+
+    register_grad_sampler(Ruled)(sampler)
+    try:
+        model = nn.Sequential(Rms(4), Ruled(), Rms(4))
+        check(model, torch.randn(5, 3, 4))
+        check(Called(model, lambda m, x: m(x)), torch.randn(3, 3, 4))
+    finally:
+        del GradSampleHooks.GRAD_SAMPLERS[Ruled]

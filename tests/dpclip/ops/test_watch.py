@@ -24,6 +24,8 @@ HOWS = {
     "linear_slices": (lambda x, w: F.linear(x, w[:3]) * F.linear(x, w[3:]), [(6, 4)]),
     "linear_transposed": (lambda x, w: F.linear(x, w.t()), [(4, 3)]),
     "matmul_transposed": (lambda x, w: x @ w.T, [(3, 4)]),
+    "one_number": (lambda x, w: x * w[1] + w[0] * x[:, :1], [(4,)]),
+    "scalar": (lambda x, w: x * w.exp() + w, [()]),
     "columns": (lambda x, w: x @ w[:, 1:3], [(4, 5)]),
     "one_of_many": (lambda x, w: x @ w[0] - x @ w[2], [(3, 4, 2)]),
     "addmm": (lambda x, w, b: torch.addmm(b, x.reshape(-1, 4), w).view(-1, 3, 2), [(4, 2), (2,)]),
@@ -46,6 +48,19 @@ HOWS = {
     "noise_like": (lambda x, w: x + torch.randn_like(x) * w, [(4,)]),
     "in_place": (lambda x, w, v: (x * 1).add_(w).mul_(v).div_(v + 3), [(4,), (4,)]),
     "einsum": (lambda x, w: torch.einsum("bti,oi->bto", x, w), [(2, 4)]),
+    "einsum_left": (lambda x, w: torch.einsum("io, bti -> bto", w, x), [(4, 2)]),
+    "einsum_heads": (lambda x, w: torch.einsum("btd,hkd->bhtk", x, w), [(2, 3, 4)]),
+    "einsum_joins": (lambda x, w: torch.einsum("btd,tdo->bo", x, w), [(3, 4, 2)]),
+    "einsum_turned": (lambda x, w: torch.einsum("btd,od->obt", x, w).permute(1, 2, 0), [(2, 4)]),
+    "einsum_diagonal": (lambda x, w: torch.einsum("btd,td->bt", x, w), [(3, 4)]),
+    "einsum_one": (lambda x, w: torch.einsum("btd,td", x, w)[:, None], [(3, 4)]),
+    "einsum_dots": (lambda x, w: torch.einsum("...d,od->...o", x, w), [(2, 4)]),
+    "einsum_implicit": (lambda x, w: torch.einsum("btd,od", x, w), [(2, 4)]),
+    "einsum_three": (lambda x, w: torch.einsum("btd,de,bte->bt", x, w, x.tanh()), [(4, 4)]),
+    "masked_fill": (lambda x, w: x.masked_fill(x > 0.1, w.sum()) * w, [(4,)]),
+    "where_left": (lambda x, w: torch.where(x > 0.1, w, x), [(3, 1)]),
+    "where_both": (lambda x, w, v: torch.where(x > 0.1, w, v) + x, [(3, 1), (4,)]),
+    "where_method": (lambda x, w: x.where(x > 0.1, w), [(4,)]),
     "bilinear": (lambda x, w: F.bilinear(x, x.tanh(), w), [(2, 4, 4)]),
     "baddbmm": (lambda x, w: torch.baddbmm(w, x, x.transpose(1, 2)), [(1, 3, 3)]),
     "where": (lambda x, w: torch.where(x > 0, x, w), [(4,)]),
@@ -85,7 +100,7 @@ class Middle(nn.Module):
         super().__init__()
         self.how, self.count = how, len(shapes)
         for i, shape in enumerate(shapes):
-            self.register_parameter(f"w{i}", nn.Parameter(torch.rand(*shape) + 0.2))
+            self.register_parameter(f"w{i}", nn.Parameter(torch.rand(shape) + 0.2))
 
     def forward(self, x):
         return self.how(x, *(getattr(self, f"w{i}") for i in range(self.count)))
@@ -100,6 +115,17 @@ def test_use(check, how, rows):
     digits = {"float_cast": 1e-2, "cast_matrix": 1e-5}.get(how, 1e-8)
     check(Made(function, shapes), x, rtol=digits)
     check(Middle(function, shapes), x, rtol=digits)
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_parts_are_not_formed_early(check, how):
+    """Products give parts that can be taken apart, whatever way they are written."""
+    function, shapes = HOWS[how]
+    engine = check(Middle(function, shapes), torch.rand(5, 3, 4), rtol=1e-2)
+    kinds = {type(part).__name__ for _, part in engine.parts}
+    joined = ("linear", "addmm", "matmul_t", "lora", "einsum_h", "einsum_j", "einsum_l")
+    if how.startswith(joined) and how != "linear_slices":
+        assert kinds <= {"Outer", "Formed", "Sliced"} and kinds & {"Outer", "Sliced"}
 
 
 @pytest.mark.parametrize("rows", [5, 3])
