@@ -123,9 +123,9 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
     def _leave(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
         if not self.hooks_enabled:  # the model runs inside a probe of itself
             return None
-        if self._ops is not None:
-            output = self._ops.leave(output)
         batches = self._open[-1:]
+        if self._ops is not None and batches:
+            output = self._ops.leave(output)
         self._open.clear()
         if batches and output is not None:
             self._placement.check(batches[0].rows, output)

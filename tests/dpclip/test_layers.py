@@ -459,6 +459,16 @@ def test_module_without_inputs(kit):
     check(kit, WithToken(), torch.randn(20, 3, 4))
 
 
+def test_evaluation_before_training_teaches_nothing(kit):
+    data = TensorDataset(torch.randn(20, 3, 4), torch.zeros(20))
+    trained = kit.private(WithToken(), data, batch_size=5, weighting=clip(0.2))
+    trained.twin.loss = square
+    trained.model.eval()(data.tensors[0])
+    with torch.no_grad():
+        trained.model.train()(data.tensors[0])
+    kit.agree(trained, steps=2, loss=square)
+
+
 class Conv1D(nn.Module):
     """The transposed Linear of GPT-2."""
 
