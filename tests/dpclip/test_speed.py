@@ -181,7 +181,8 @@ def test_a_thousand_steps_keep_nothing(kit, memory, loop):
 
     def held():
         gc.collect()
-        found = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+        # Exactly these types: other tests may have left tensors without memory behind.
+        found = [o for o in gc.get_objects() if type(o) in (torch.Tensor, nn.Parameter)]
         return len(found), sum({t.data_ptr(): t.nbytes for t in found}.values())
 
     seen, taken = [], 0
@@ -196,7 +197,7 @@ def test_a_thousand_steps_keep_nothing(kit, memory, loop):
             trained.engine.diagnostics()  # holds the last step's few numbers
             seen.append(held())
     few = 8 * 16 * 40  # the statistics of one step more or less
-    assert abs(seen[1][0] - seen[0][0]) <= 30
+    assert seen[1][0] - seen[0][0] <= 30
     assert seen[1][1] - seen[0][1] <= few
 
 
