@@ -63,6 +63,7 @@ class Engine:
         self._done = 0  # rows of the current piece that went through a backward
         self._pass: Pass | None = None
         self._held: list[Tensor | None] = [None] * len(self.params)
+        self._released = list(self._held)  # the gradients of the last step
         self._open = OpenGroup()
         self.chooser = chooser or Chooser()
         self._buffers = Buffers()
@@ -82,6 +83,7 @@ class Engine:
         if piece.first and self._passes:
             if self.piece is not None and not self.piece.last:
                 self._forget()  # an early break left a logical batch unfinished
+                self._drop_gradients()
             else:
                 self.ledger.void(
                     "a second batch was drawn from the loader before the optimizer step, so a "
@@ -95,6 +97,11 @@ class Engine:
         self._open = OpenGroup()
         self._stats, self._passes = [], 0
         self.state = self._state_before
+
+    def _drop_gradients(self) -> None:
+        """Begins the sum of a step anew, whoever zeroes gradients."""
+        for param in self.params:
+            param.grad = None
 
     # ---- from the hooks --------------------------------------------------------------------
 
@@ -125,8 +132,8 @@ class Engine:
                 )
             return
         # An exception may have cut an earlier backward short: what it left is dropped here.
-        groups, divisor, doubt = batch.assigned or self._assign(batch)
-        if doubt is not None:
+        groups, divisor = batch.assigned or self._assign(batch)
+        if (doubt := self._doubt(batch)) is not None:
             self.ledger.void(doubt)
         gathered = Gathered(groups.count, self.chooser, self._buffers, self._shared)
         self._pass = Pass(task, batch, groups, divisor, gathered)
@@ -162,22 +169,33 @@ class Engine:
         batch.assigned = self._assign(batch)
         return batch.assigned.groups
 
-    def _assign(self, batch: Forward) -> Assigned:
-        """Returns how the B rows fall into groups."""
-        piece, rows = batch.piece, batch.rows
-        if piece is not None and piece is self.piece and self._done + rows <= len(piece.slots):
-            part = slice(self._done, self._done + rows)
-            groups = groups_of(piece.slots[part], piece.real[part], self._device)
-            return Assigned(groups, self._count(piece), None)
-        doubt = "a batch did not come from the loader, so its sampling is unknown"
-        if piece is not None:
-            doubt = (
+    def _is_next(self, batch: Forward) -> bool:
+        """Returns True if the rows of a forward are the next ones of what the loader yielded."""
+        piece = batch.piece
+        return (
+            piece is self.piece and self._done + batch.rows <= len(piece.slots) if piece else False
+        )
+
+    def _doubt(self, batch: Forward) -> str | None:
+        """Returns why no epsilon may be claimed once these rows went through backward, or None."""
+        if batch.piece is None:
+            return "a batch did not come from the loader, so its sampling is unknown"
+        if not self._is_next(batch):
+            return (
                 "rows went through backward that the loader had not just yielded, so a record may "
                 "count twice in one step"
             )
-            if rows == len(piece.slots):  # a second loss on the same records
-                groups = groups_of(piece.slots, piece.real, self._device)
-                return Assigned(groups, self._count(piece), doubt)
+        return None
+
+    def _assign(self, batch: Forward) -> Assigned:
+        """Returns how the B rows fall into groups."""
+        piece, rows = batch.piece, batch.rows
+        if piece is not None and self._is_next(batch):
+            part = slice(self._done, self._done + rows)
+            groups = groups_of(piece.slots[part], piece.real[part], self._device)
+            return Assigned(groups, self._count(piece))
+        if piece is not None and rows == len(piece.slots):  # a second loss on the same records
+            return Assigned(groups_of(piece.slots, piece.real, self._device), self._count(piece))
         if self.grouping.needs_ids:
             raise RuntimeError(
                 f"{self.grouping.label} needs to know which records are in the batch, and these "
@@ -186,7 +204,7 @@ class Engine:
             )
         slots = self.grouping.assign(Members(rows, None, 0, self.slot_generator))
         groups = groups_of(slots, None, self._device)
-        return Assigned(groups, float(groups.count), doubt)
+        return Assigned(groups, float(groups.count))
 
     def _count(self, piece: Piece) -> float:
         """Returns D: the expected number of groups where that is public, else the actual one."""
@@ -203,6 +221,7 @@ class Engine:
         self._done += current.forward.rows
         if not self._passes:
             self._state_before = self.state
+            self._drop_gradients()
         with torch.no_grad():
             self._weigh_and_sum(current)
         self._passes += 1
@@ -212,11 +231,14 @@ class Engine:
         gathered, alike = current.gathered, current.groups.equal
         if piece is not None and piece is self.piece and len(sizes):
             goes_on = self._goes_on(piece)
+            here = piece.slots[self._done - b : self._done][piece.real[self._done - b : self._done]]
+            if self._open.size and len(here) and self._open.slot != int(here[0]):
+                self._close_open(piece)  # its other rows were skipped
             if self._open.size or goes_on:
                 factor = float(b) if self.mean else 1.0
                 rows, sizes = self._open.join(gathered.rows(self.params), sizes, factor)
                 if goes_on:
-                    rows, sizes = self._open.keep_last(rows, sizes, factor)
+                    rows, sizes = self._open.keep_last(rows, sizes, factor, int(here[-1]))
                     if not len(sizes):
                         return
                 gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
@@ -224,10 +246,19 @@ class Engine:
                 alike = None
         self._weigh(gathered, sizes, alike, b, current.divisor)
 
+    def _close_open(self, piece: Piece) -> None:
+        """Counts the group that was kept open as it is."""
+        rows, sizes = self._open.take()
+        gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
+        gathered.add({p: Formed(row) for p, row in rows.items()})
+        self._weigh(gathered, sizes, None, 1, self._count(piece))
+
     def _goes_on(self, piece: Piece) -> bool:
         """Returns True if the last group of this backward has rows still to come."""
-        if self._done < len(piece.slots):
-            return bool(piece.slots[self._done] == piece.slots[self._done - 1])
+        last, after = self._done - 1, self._done
+        if after < len(piece.slots):
+            real = bool(piece.real[last]) and bool(piece.real[after])
+            return real and bool(piece.slots[after] == piece.slots[last])
         return self._done == len(piece.slots) and piece.open
 
     def _weigh(
@@ -291,9 +322,7 @@ class Engine:
             total = torch.zeros_like(param) if part is None else part.summed(factor, valid)
             if total.shape != param.shape or total.dtype != param.dtype:
                 total = total.view_as(param).to(param.dtype)
-            # The sum starts anew at the first backward after a step, whoever zeroes gradients.
-            fresh = not self._stats or param.grad is None
-            param.grad = total if fresh else param.grad + total  # type: ignore[operator]
+            param.grad = total if param.grad is None else param.grad + total
 
     def _rescale(self, factor: Tensor) -> None:
         """Multiplies what earlier passes of this step have added up."""
@@ -314,6 +343,10 @@ class Engine:
         args, kwargs = _run_closure(args, kwargs)
         self._check_trainable(optimizer)
         if not self._passes:
+            # Another step on what was released already reveals nothing new.
+            pairs = zip(self.params, self._released, strict=True)
+            if any(p.grad is not None and p.grad is not released for p, released in pairs):
+                self.ledger.void("a step was taken on gradients that nothing has clipped")
             return args, kwargs
         if self.piece is not None and not self.piece.last:
             for i, param in enumerate(self.params):
@@ -323,10 +356,7 @@ class Engine:
         with torch.no_grad():
             if self._open.size:  # a slice ended inside a group, and the rest never came
                 assert self.piece is not None
-                rows, sizes = self._open.take()
-                gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
-                gathered.add({p: Formed(row) for p, row in rows.items()})
-                self._weigh(gathered, sizes, None, 1, self._count(self.piece))
+                self._close_open(self.piece)
             for i, param in enumerate(self.params):
                 total = _sum(self._held[i], param.grad)
                 param.grad = torch.zeros_like(param) if total is None else total
@@ -334,6 +364,7 @@ class Engine:
         self._charge()
         state = self.weighting.finish(self.state, self.noise_generator)
         self.last = self._stats
+        self._released = [param.grad for param in self.params]
         self._forget()
         self.state = state
         self.steps += 1

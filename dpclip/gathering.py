@@ -26,6 +26,10 @@ class Buffers:
             self._kept[param] = kept
         return kept[:count]
 
+    def drop(self, param: nn.Parameter) -> None:
+        """Gives the memory of one parameter's rows back."""
+        self._kept.pop(param, None)
+
     def clear(self) -> None:
         """Gives the memory back."""
         self._kept.clear()
@@ -91,6 +95,8 @@ class Gathered:
             choice = self.chooser.choose(param, entry.part, self.count, lambda: self._buffer(param))
             if choice.formed:
                 self._form(param, entry)
+            else:  # it was only measured there
+                self.buffers.drop(param)
         entry.squares = entry.part.squares()
 
     def _form(self, param: nn.Parameter, entry: _Entry) -> Tensor:

@@ -49,7 +49,7 @@ def groups_of(
     if real is not None and not bool(real.all()):
         keep = real.nonzero().squeeze(1)
         slots = slots[keep]
-    groups = _grouped(slots.cpu().numpy().tobytes(), device)
+    groups = _grouped(slots.to("cpu", torch.int64).numpy().tobytes(), device)
     return groups if keep is None else replace(groups, keep=_sent(keep, device))
 
 

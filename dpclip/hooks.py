@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from dpclip.anchor import anchored, hookable
 from dpclip.arrival import Arrival, Batch, Sink
 from dpclip.host import OpsHost
+from dpclip.native import refuse_native
 from dpclip.ops import Capture, Watched
 from dpclip.placement import Placement
 from dpclip.units import WHOLE, Saved, Unit, unit_of
@@ -89,7 +90,8 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             self._module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
         )
         for param, name in self._names.items():
-            handles.append(param.register_hook(self._refuse(name)))
+            refuse = refuse_native(self._module, name, lambda: bool(self.hooks_enabled))
+            handles.append(param.register_hook(refuse))
         self.enable_hooks()
 
     def _capture_of_operations(self) -> Capture | None:
@@ -154,23 +156,6 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             f"No input tensor with a batch axis {axis} reached the model, so the number of samples "
             "is unknown. Pass the batch as a tensor argument."
         )
-
-    def _refuse(self, name: str) -> Callable[[Tensor], None]:
-        def raise_native(_grad: Tensor) -> None:
-            if not self.hooks_enabled:
-                return
-            if not self._module.training:
-                raise RuntimeError(
-                    f"backward() reached parameter {name!r} of a model in eval mode, where nothing "
-                    "is captured. Call model.train() before the forward pass."
-                )
-            raise RuntimeError(
-                f"Parameter {name!r} got a gradient that no layer captured: its module's forward "
-                "was not called, the weight was used as a plain tensor. Call the module itself, or "
-                "freeze the parameter with requires_grad_(False)."
-            )
-
-        return raise_native
 
     def _make(self, unit: Unit) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Returns the hooks (before, after) of a module with a rule."""

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from dpclip.arrival import Batch, Sink
 from dpclip.groups import Groups
+from dpclip.native import refuse_native
 from dpclip.parts import Separate
 from dpclip.swapping import swapped
 from dpclip.units import Unit
@@ -49,17 +50,24 @@ class GroupLoop:
             return self._by_group(*args, **kwargs)
 
         module.forward = _stand_in
+        self._handles = [
+            param.register_hook(refuse_native(module, name, lambda: True))
+            for name, param in self._params.items()
+        ]
 
     def cleanup(self) -> None:
         """Gives the model its own forward back."""
         del self._module.forward
+        for handle in self._handles:
+            handle.remove()
 
     def _by_group(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the model's outputs, of one call for each group."""
         if not (self._module.training and torch.is_grad_enabled()):
             return self._forward(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        rows = self._rows(leaves)
+        first = self._first(leaves)
+        rows = int(first.shape[self._axis])
         batch = self._sink.begin_forward(rows)
         groups = self._sink.groups_ahead(batch)
         order = _order(groups, rows)
@@ -70,7 +78,9 @@ class GroupLoop:
         start = 0
         for k, chosen in enumerate(order.split(sizes)):
             if len(chosen):
-                cut = [self._taken(leaf, rows, start, chosen, groups) for leaf in leaves]
+                cut = [
+                    self._taken(leaf, rows, start, chosen, groups, leaf is first) for leaf in leaves
+                ]
                 start += len(chosen)
                 more_args, more_kwargs = pytree.tree_unflatten(cut, spec)
                 with swapped(self._module, calls.twins(k)):
@@ -78,21 +88,30 @@ class GroupLoop:
         sorted_ = groups.order is None and groups.keep is None
         return self._joined(outputs, None if sorted_ else torch.argsort(order))
 
-    def _rows(self, leaves: Sequence[Any]) -> int:
+    def _first(self, leaves: Sequence[Any]) -> Tensor:
+        """Returns the first input with a batch axis, whose samples are counted."""
         for leaf in leaves:
             if isinstance(leaf, Tensor) and leaf.dim() > self._axis:
-                return int(leaf.shape[self._axis])
+                return leaf
         raise RuntimeError(
             f"No input tensor with a batch axis {self._axis} reached the model, so the number of "
             "samples is unknown. Pass the batch as a tensor argument."
         )
 
-    def _taken(self, leaf: Any, rows: int, start: int, chosen: Tensor, groups: Groups) -> Any:
+    def _taken(
+        self, leaf: Any, rows: int, start: int, chosen: Tensor, groups: Groups, first: bool
+    ) -> Any:
         """Returns the samples of one group, where the value holds samples; a view if it can be."""
         if not isinstance(leaf, Tensor) or leaf.dim() <= self._axis:
             return leaf
         if leaf.shape[self._axis] != rows:
             return leaf
+        if not first and list(leaf.shape).count(rows) > 1:
+            raise RuntimeError(
+                f"The model got a tensor of shape {tuple(leaf.shape)} beside {rows} samples: is it "
+                "one entry for each, or a mask that all share? Give a mask a leading axis of 1, or "
+                "keep it as a buffer of the model."
+            )
         if groups.order is None and groups.keep is None:
             return leaf.narrow(self._axis, start, len(chosen))
         return leaf.index_select(self._axis, chosen.to(leaf.device))

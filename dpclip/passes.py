@@ -23,12 +23,10 @@ class Assigned(NamedTuple):
     Attributes:
         groups: the groups.
         divisor: D.
-        doubt: why no epsilon may be claimed after this batch, or None.
     """
 
     groups: Groups
     divisor: float
-    doubt: str | None
 
 
 @dataclass(eq=False)
@@ -80,6 +78,7 @@ class OpenGroup:
 
     rows: Rows = field(default_factory=dict)
     size: int = 0
+    slot: int = -1  # its number in the logical batch
 
     def join(self, rows: Rows, sizes: Tensor, b: float) -> tuple[Rows, Tensor]:
         """Returns (rows, sizes) with what was kept added to the first group, and keeps nothing."""
@@ -94,8 +93,9 @@ class OpenGroup:
         self.rows, self.size = {}, 0
         return rows, sizes
 
-    def keep_last(self, rows: Rows, sizes: Tensor, b: float) -> tuple[Rows, Tensor]:
-        """Returns (rows, sizes) without the last group, which is kept."""
+    def keep_last(self, rows: Rows, sizes: Tensor, b: float, slot: int) -> tuple[Rows, Tensor]:
+        """Returns (rows, sizes) without the last group, number `slot`, which is kept."""
+        self.slot = slot
         self.rows, self.size = {p: r[-1] * b for p, r in rows.items()}, int(sizes[-1])
         return {p: r[:-1] for p, r in rows.items()}, sizes[:-1]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpclip.parts import Convolved, Formed, Outer, Part, Scattered, Separate, form
+from dpclip.parts.part import accumulated
 
 Memory = Literal["fast", "low"] | int
 
@@ -42,7 +43,7 @@ class Chooser:
     Attributes:
         memory: "fast" forms rows wherever that is quicker, in a quarter of the device's memory at
             most; "low" wherever that takes less memory than keeping what they are made of; a
-            number is the bytes that rows may take together.
+            number is the bytes that rows may take together, with as many groups as the first step.
         measure: True times both ways on the live tensors of the first step; False decides by
             shapes, which is the same on every machine.
         made: the choices so far.
@@ -75,7 +76,7 @@ class Chooser:
 
     def must_form(self, param: nn.Parameter, count: int) -> None:
         """Notes that a parameter is used in ways whose gradients add up as rows only."""
-        self.made[param] = Choice(True, None, count * param.numel() * param.element_size())
+        self.made[param] = Choice(True, None, _bytes(param, count))
 
     def formed_by_name(self, names: Mapping[str, nn.Parameter]) -> dict[str, bool]:
         """Returns the choices as plain values, for a checkpoint."""
@@ -89,7 +90,7 @@ class Chooser:
     def _decide(
         self, param: nn.Parameter, part: Part, count: int, out: Callable[[], Tensor]
     ) -> Choice:
-        size = count * param.numel() * param.element_size()
+        size = _bytes(param, count)
         if isinstance(part, Separate):
             return Choice(False, None, size)
         if self.memory == "low":
@@ -123,6 +124,11 @@ def held_bytes(part: Part) -> int:
     if isinstance(part, (Outer, Convolved)):
         return part.a.nbytes + part.g.nbytes
     return part.g.nbytes if isinstance(part, Scattered) else 0
+
+
+def _bytes(param: nn.Parameter, count: int) -> int:
+    """Returns the bytes of rows [G, *shape], which are single precision at least."""
+    return count * param.numel() * accumulated(param.dtype).itemsize
 
 
 def _share(device: torch.device) -> int:

@@ -12,7 +12,7 @@ LAYERS = (
     ("types",),
     ("grouping", "weighting", "noise", "groups", "pieces"),
     ("sensitivity", "loader", "parts", "diagnostics"),
-    ("aliases", "anchor", "outputs", "swapping"),
+    ("aliases", "anchor", "native", "outputs", "swapping"),
     ("layers", "speed"),
     ("ops", "gathering", "ledger"),
     ("units", "passes"),

@@ -122,6 +122,8 @@ def _square(a: Tensor, g: Tensor) -> Tensor:
         long_a = torch.linalg.vector_norm(a, dim=(1, 2), dtype=wide)
         single: Tensor = long_a.mul_(torch.linalg.vector_norm(g, dim=(1, 2), dtype=wide))
         return single.square_()
+    if a.dtype != wide:  # half precision has too few digits for differences of products
+        a, g = a.to(wide), g.to(wide)
     # On a GPU, looking for lost digits would be a wait.
     if a.device.type != "cpu" or not gram_is_cheaper(n, a.shape[2], g.shape[2]):
         return _in_chunks(a, g)

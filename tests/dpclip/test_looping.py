@@ -194,3 +194,45 @@ def test_forward_that_was_replaced_already():
             noise_multiplier=0.0,
             max_grad_norm=1.0,
         )
+
+
+def test_gradients_past_the_model_raise(kit):
+    """In eval mode, by a child, by a penalty on the weights: nothing trains unclipped."""
+    trained = kit.private(kit.Mlp(), kit.vectors(), loop=True, weighting=clip(0.2))
+    x, y = next(iter(trained.loader))
+    trained.model.eval()
+    with pytest.raises(RuntimeError, match="in eval mode"):
+        kit.mean_loss(trained.model(x), y).backward()
+    trained.model.train()
+    with pytest.raises(RuntimeError, match="no layer captured"):
+        trained.model.layers(x).sum().backward()
+    with pytest.raises(RuntimeError, match="no layer captured"):
+        trained.model.layers[0].weight.square().sum().backward()
+    trained.engine.close()
+    trained.model.layers[0].weight.square().sum().backward()
+
+
+def test_second_backward_voids_the_guarantee(kit):
+    for twice in (False, True):
+        trained = kit.private(
+            kit.Mlp(), kit.vectors(), loop=True, noise_multiplier=1.0, weighting=clip(0.2)
+        )
+        x, y = next(iter(trained.loader))
+        first, second = (kit.mean_loss(trained.model(x), y) for _ in range(2))
+        first.backward()
+        if twice:
+            second.backward()
+        trained.optimizer.step()
+        assert (trained.engine.get_epsilon(1e-5) == float("inf")) == twice
+
+
+def test_mask_that_could_be_samples_raises(kit):
+    class Masked(kit.Mlp):
+        def forward(self, x, mask):
+            return super().forward(x) * mask.sum()
+
+    trained = kit.private(Masked(), kit.vectors(), loop=True, weighting=clip(0.2))
+    x, _ = next(iter(trained.loader))
+    trained.model(x, torch.ones(1, len(x), len(x)))
+    with pytest.raises(RuntimeError, match="a mask that all share"):
+        trained.model(x, torch.ones(len(x), len(x)))

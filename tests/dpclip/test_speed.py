@@ -233,3 +233,24 @@ def test_batches_of_fixed_shape(kit, grouping, loop):
 def test_fixed_shape_needs_a_size(kit):
     with pytest.raises(ValueError, match="fixed_shape=True pads Poisson batches"):
         kit.private(kit.Mlp(), kit.vectors(), weighting=clip(0.2), fixed_shape=True)
+
+
+def test_measured_memory_is_given_back(kit):
+    """A layer that is not formed keeps no buffer, however it was decided."""
+    trained = kit.private(kit.ConvNet(), kit.images(), memory=0, measure=True, weighting=clip(0.2))
+    kit.agree(trained, steps=1)
+    assert not trained.inner._buffers._kept
+
+
+def test_half_precision_norms_are_those_of_the_rows():
+    """Gram matrices of half precision numbers are formed in single precision."""
+    torch.set_default_dtype(torch.float32)
+    a = (torch.randn(8, 4, 64) + 10).bfloat16()
+    part = Outer(a, torch.randn(8, 4, 64).bfloat16(), groups_of(torch.arange(8)))
+    exact = torch.bmm(part.g.double().transpose(1, 2), a.double()).square().sum((1, 2))
+    assert torch.allclose(part.squares().double(), exact, rtol=1e-4)
+
+
+def test_slots_of_any_integer_type():
+    slots = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert groups_of(slots.int()).lengths == groups_of(slots).lengths == [2, 2, 2]
