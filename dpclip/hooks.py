@@ -217,7 +217,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
 
     def _capture(self, unit: Unit, batch: Batch, saved: Saved, output: Any) -> Any:
         """Returns the output, each of its tensors with a hook that waits for its gradient."""
-        number = 0
+        number, turn = 0, self._placement.turn(unit)
 
         def tap(value: Any) -> Any:
             nonlocal number
@@ -226,7 +226,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             if not value.requires_grad:
                 value = anchored(value, _shares(value, saved, unit))
             saved.look(unit, value)
-            value, axis = self._placement.settle(unit, batch.rows, saved, number, value)
+            value, axis = self._placement.settle(unit, batch.rows, saved, turn, number, value)
             value, hooked = hookable(value)
             arrival = Arrival(self, self._sink, unit, batch, saved, axis, value.shape)
             hooked.register_hook(arrival)

@@ -6,6 +6,7 @@ for all samples, and shapes with T == B; there the model is asked (`dpclip.probe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -44,11 +45,22 @@ class Placement:
     def enter(self, call: tuple[Any, Any] | None) -> None:
         """Begins a forward of the whole model on (args, kwargs); None ends it."""
         self._call = call
+        self._turns: Counter[str] = Counter()
         self._less: Shapes | None = None
         self._doubt: dict[tuple[str, int], torch.Size] | None = None
 
+    def turn(self, unit: Unit) -> int:
+        """Counts a call of a module; returns how many there were before in this forward.
+
+        A module may be called on samples first and on something that all of them share after.
+        """
+        if self._call is None:
+            return 0
+        self._turns[unit.name] += 1
+        return self._turns[unit.name] - 1
+
     def settle(
-        self, unit: Unit, rows: int, saved: Saved, number: int, value: Tensor
+        self, unit: Unit, rows: int, saved: Saved, turn: int, number: int, value: Tensor
     ) -> tuple[Tensor, int]:
         """Returns (output, its batch axis); one computed once for all samples is expanded.
 
@@ -58,14 +70,14 @@ class Placement:
         Raises:
             RuntimeError: no axis can be the batch axis, or more than one and no way to tell.
         """
-        quick = (number, value.shape, rows)
+        quick = (turn, number, value.shape, rows)
         if quick in unit.settled and self._doubt is None:
             return value, unit.settled[quick]
         known = known_axis(unit.module, number)
         found: Sequence[Place] = places(unit, value, rows, self._declared)
         if known is not None:
             found = [p for p in found if p in {known, "once"}][:1]
-        key = (number, value.dim())
+        key = (turn, number, value.dim())
         alone = len(found) == 1
         if len(found) > 1 or (found and key not in unit.axes and self._of_itself(saved, rows)):
             found = self._chosen(unit, key, rows, found)
@@ -104,7 +116,7 @@ class Placement:
         return not any(t.untyped_storage().data_ptr() in where for t in saved.tensors)
 
     def _chosen(
-        self, unit: Unit, key: tuple[int, int], rows: int, found: Sequence[Place]
+        self, unit: Unit, key: tuple[int, int, int], rows: int, found: Sequence[Place]
     ) -> Sequence[Place]:
         """Returns the right one of several readings: the learned, or what the model itself says.
 
@@ -115,7 +127,7 @@ class Placement:
         if not known and rows > 1 and self._call is not None:
             if self._less is None:
                 self._less = self._plain(self._call, (rows, self._declared))
-            shape = self._less.first.get((unit.name, *key))
+            shape = self._less.each.get((unit.name, *key))
             if shape is not None and self._less.model is not None:
                 changed = [a for a in found if isinstance(a, int) and shape[a] == rows - 1]
                 known, learned = True, changed[0] if changed else None

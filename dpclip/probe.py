@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,12 +18,12 @@ class Shapes(NamedTuple):
     """Shapes of one plain forward.
 
     Attributes:
-        first: (unit, output number, dimensions) -> shape of its first such output.
+        each: (unit, call, output number, dimensions) -> shape of that output.
         last: (unit, output number) -> shape of its last output.
         model: shapes of what the model returned; None if it could not be run.
     """
 
-    first: dict[tuple[str, int, int], torch.Size]
+    each: dict[tuple[str, int, int, int], torch.Size]
     last: dict[tuple[str, int], torch.Size]
     model: list[torch.Size] | None
 
@@ -49,13 +50,14 @@ def plain_shapes(
             return leaf.detach()
         return leaf.detach().narrow(less[1], 0, less[0] - 1).clone()
 
-    found = Shapes({}, {}, None)
+    found, turns = Shapes({}, {}, None), Counter[str]()
 
     def note(unit: Unit) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             for number, tensor in enumerate(float_tensors(output)):
-                found.first.setdefault((unit.name, number, tensor.dim()), tensor.shape)
+                found.each[unit.name, turns[unit.name], number, tensor.dim()] = tensor.shape
                 found.last[unit.name, number] = tensor.shape
+            turns[unit.name] += 1
 
         return hook
 

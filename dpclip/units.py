@@ -27,9 +27,9 @@ class Unit:
         params: names of its captured parameters, relative to it.
         rule: what captures it: "dpclip", "opacus" or "operations".
         form: the rule itself, None for a module that is captured at its operations.
-        axes: (number, dimensions) of an output -> its batch axis, or None for one that is
-            computed once for all samples; filled by calls that left no doubt.
-        settled: (output number, shape, B) -> its batch axis, where that is beyond doubt.
+        axes: (call in a forward, number, dimensions) of an output -> its batch axis, or None for
+            one that is computed once for all samples; filled by calls that left no doubt.
+        settled: (call, output number, shape, B) -> its batch axis, where that is beyond doubt.
         aliases: what stands in for the parameters while the module runs.
     """
 
@@ -38,8 +38,8 @@ class Unit:
     params: tuple[str, ...]
     rule: str
     form: Rule | None
-    axes: dict[tuple[int, int], int | None] = field(default_factory=dict)
-    settled: dict[tuple[int, torch.Size, int], int] = field(default_factory=dict)
+    axes: dict[tuple[int, int, int], int | None] = field(default_factory=dict)
+    settled: dict[tuple[int, int, torch.Size, int], int] = field(default_factory=dict)
     aliases: Aliases = field(init=False)
 
     def __post_init__(self) -> None:

@@ -263,6 +263,25 @@ class Constant(nn.Module):
         return self.out(x * 2.0 + self.code(self.steps))
 
 
+class Keys(nn.Module):
+    """One layer for the samples and for T learned-from constants, T == B or not."""
+
+    def __init__(self, time):
+        super().__init__()
+        self.shared, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("constants", torch.randn(time, 4))
+
+    def forward(self, x):
+        queries, keys = self.shared(x), self.shared(self.constants)
+        return self.out((queries @ keys.T).softmax(-1) @ keys)
+
+
+@pytest.mark.parametrize("time", [5, 7])
+def test_layer_over_samples_and_then_over_a_constant(kit, time):
+    with pytest.raises(RuntimeError, match="no axis has the batch's 5 samples"):
+        check(kit, Keys(time), torch.randn(20, 4), poisson_sampling=False)
+
+
 def test_layer_over_a_constant(kit):
     """[1, T, d] gets a batch axis; [T, d] raises, also where T == B looks like a batch."""
     x = torch.randn(20, 4, 3)
