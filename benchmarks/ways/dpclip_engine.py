@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.models import Batch
 from benchmarks.ways.sharing import Sharing
-from benchmarks.ways.way import Setup, Step, Way
+from benchmarks.ways.way import Setup, Step, Way, usual_step
 from dpclip import PrivacyEngine
 
 
@@ -58,14 +56,6 @@ def engine(sharing: Sharing, plan: Plan) -> Way:
             grouping=sharing.grouping,
             poisson_sampling=False,
         )
-
-        def run(batch: Batch) -> Tensor:
-            optimizer.zero_grad()
-            loss = setup.losses(model(batch.x), batch.y).mean()
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return Step(model, run)
+        return usual_step(model, setup, optimizer)
 
     return Way(f"dpclip {sharing.label}", sharing, build)

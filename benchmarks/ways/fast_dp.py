@@ -14,11 +14,8 @@ import contextlib
 import sys
 from importlib import import_module
 
-from torch import Tensor
-
-from benchmarks.models import Batch
 from benchmarks.ways.sharing import single
-from benchmarks.ways.way import Setup, Step, Way
+from benchmarks.ways.way import Setup, Step, Way, usual_step
 
 
 def fastdp() -> Way:
@@ -38,14 +35,6 @@ def fastdp() -> Way:
                 clipping_mode="MixOpt",
             )
             private.attach(optimizer)
-
-        def run(batch: Batch) -> Tensor:
-            optimizer.zero_grad()
-            loss = setup.losses(model(batch.x), batch.y).mean()
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return Step(model, run)
+        return usual_step(model, setup, optimizer)
 
     return Way("FastDP", single(), build)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.models import Batch
 from benchmarks.ways.sharing import single
-from benchmarks.ways.way import Setup, Step, Way
+from benchmarks.ways.way import Setup, Step, Way, usual_step
 
 
 def hooks(functorch: bool = False) -> Way:
@@ -33,15 +33,7 @@ def hooks(functorch: bool = False) -> Way:
             max_grad_norm=setup.bound,
             expected_batch_size=setup.batch.samples,
         )
-
-        def run(batch: Batch) -> Tensor:
-            optimizer.zero_grad()
-            loss = setup.losses(model(batch.x), batch.y).mean()
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return Step(model, run)
+        return usual_step(model, setup, optimizer)
 
     return Way("Opacus functorch" if functorch else "Opacus hooks", single(), build)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from benchmarks.models import Batch
 from benchmarks.ways.sharing import whole
-from benchmarks.ways.way import Setup, Step, Way
+from benchmarks.ways.way import Setup, Step, Way, usual_step
 
 
 def plain() -> Way:
@@ -14,14 +11,6 @@ def plain() -> Way:
 
     def build(setup: Setup) -> Step:
         model, optimizer = setup.model, setup.optimizer()
-
-        def run(batch: Batch) -> Tensor:
-            optimizer.zero_grad()
-            loss = setup.losses(model(batch.x), batch.y).mean()
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return Step(model, run)
+        return usual_step(model, setup, optimizer)
 
     return Way("plain", whole(), build)

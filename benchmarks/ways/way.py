@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from benchmarks.models import Batch, Losses
 from benchmarks.ways.sharing import Sharing
@@ -51,6 +52,19 @@ class Step:
         """Returns the l2 norm of the gradient that the last step has used."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(nn.utils.get_total_norm(grads))
+
+
+def usual_step(model: nn.Module, setup: Setup, optimizer: Optimizer) -> Step:
+    """Returns the step of an ordinary training loop, in which only model and optimizer differ."""
+
+    def run(batch: Batch) -> Tensor:
+        optimizer.zero_grad()
+        loss = setup.losses(model(batch.x), batch.y).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Step(model, run)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_takes_a_step(model, way):
     if isinstance(found, Refusal):
         assert expected is not None, found.reason
         assert expected in found.reason
-        pytest.skip(found.reason)
+        return
     assert expected is None, "it runs: take it out of CANNOT"
     loss = found.step.run(workload.make_batch(1))
     assert loss.shape == () and loss.isfinite()
