@@ -11,22 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dpclip.anchor import anchored, hookable
 from dpclip.groups import Groups, groups_of
 from dpclip.layers import rule_for
 from dpclip.ops import Capture, Parts, Watched
-
-
-class Anchor(torch.autograd.Function):
-    """Makes an output without a graph require a gradient, in place and not as a leaf."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, anchor: Tensor) -> Tensor:
-        ctx.mark_dirty(output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
 
 
 class Engine:
@@ -41,7 +29,6 @@ class Engine:
         real: Tensor | None = None,
     ) -> None:
         self.model, self.slots, self.declared, self.real = model, slots, declared, real
-        self.anchor = torch.ones((), requires_grad=True)
         self.hooked, self.trials, self.deferred = True, 0, []
         self.groups: Groups | None = None
         self.rows: dict[nn.Parameter, Tensor] = {}
@@ -133,17 +120,8 @@ class Engine:
 
     def tap(self, output: Tensor, form: Callable[[Tensor, Groups], Parts]) -> Tensor:
         if not output.requires_grad:
-            output = output.clone() if output._is_view() else output
-            output = Anchor.apply(output, self.anchor)
-        target = output
-        if output._is_view():
-            # An activation in place on a view takes the hook out of the graph; F.linear with a
-            # bias returns a view of [B T, o], whose hook stays.
-            base = output._base
-            if base.is_contiguous() and output.is_contiguous() and base.numel() == output.numel():
-                target = base
-            else:
-                target = output = output.clone()
+            output = anchored(output, shared=False)
+        output, target = hookable(output)
         shape = output.shape
 
         def arrive(grad: Tensor) -> None:
