@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from dpclip.types import Divisor, Grouping, GroupingFacts, Members
@@ -71,40 +72,38 @@ def per_core(
     """Returns one group per data-parallel core (per-core clipping, arXiv 2406.02004).
 
     Args:
-        cores: n virtual cores in this process. None, for the ranks of torch.distributed, is not
-            available yet.
+        cores: n virtual cores in this process; None for the ranks of torch.distributed, of which
+            each computes the gradient of its own share of the batch.
         slots: "position" gives each core a contiguous equal share of the batch, as in the paper,
             and supports no epsilon. "fixed" pins each record to a core by a hash of its index.
 
     Raises:
         ValueError: cores < 1 or an unknown word for slots.
-        NotImplementedError: cores is None.
     """
-    if cores is None:
-        raise NotImplementedError(
-            "per_core() over the ranks of torch.distributed is not available yet. "
-            "Use per_core(n) for n virtual cores in one process; the update is the same."
-        )
-    if cores < 1:
+    if cores is not None and cores < 1:
         raise ValueError(f"per_core(cores={cores}): expected at least 1 core.")
+    count = dist.get_world_size if cores is None else lambda: cores
+    given = "" if cores is None else str(cores)
     if slots == "position":
         return Grouping(
-            label=f"per_core({cores})",
+            label=f"per_core({given})",
             kind="core",
-            assign=lambda members: _equal_shares(members.rows, cores),
+            assign=lambda members: _equal_shares(members.rows, count()),
             divisor=lambda _q, _n: None,
             facts=GroupingFacts(None, _SHIFTS, _BY_POSITION),
-            minimum=cores,
+            minimum=cores or 1,
+            ranks=cores is None,
         )
     if slots == "fixed":
         return Grouping(
-            label=f'per_core({cores}, slots="fixed")',
+            label=f'per_core({given}{", " if given else ""}slots="fixed")',
             kind="core",
-            assign=lambda members: _mix(_ids(members)) % cores,
-            divisor=lambda q, n: _slots(cores, q, n),
+            assign=lambda members: _mix(_ids(members)) % count(),
+            divisor=lambda q, n: _slots(count(), q, n),
             facts=GroupingFacts(2.0, "each record is pinned to its core by its index", _IN_SLOTS),
             needs_ids=True,
-            minimum=cores,
+            minimum=cores or 1,
+            ranks=cores is None,
         )
     raise ValueError(f'slots={slots!r} is unknown: expected "position" or "fixed".')
 
@@ -156,7 +155,8 @@ def _slots(count: int, q: float, n: int) -> Divisor:
 
 
 def _random_slots(members: Members) -> Tensor:
-    return torch.randint(members.slots, (members.rows,), generator=members.generator)
+    assert members.stream is not None
+    return members.stream.integers(members.slots, members.rows)
 
 
 def _equal_shares(rows: int, cores: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Drawing logical batches, and telling the engine which records it sees.
+"""Telling the engine which records it sees.
 
 Ids travel with the data: the sampler yields `Draw`s, the data set returns them beside the item,
 the collate function carries them through worker processes, and the iterator hands them to the
@@ -7,102 +7,26 @@ engine when it *yields*, since prefetching workers run ahead of training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
 )
 
-from dpclip.pieces import Draw, Piece, cut, padded, piece_of
-from dpclip.types import Divisor, Grouping, Members
+from dpclip.draws import GivenBatches, PoissonBatches
+from dpclip.pieces import Draw, Piece, piece_of
+from dpclip.types import Grouping, Stream
 
 Expect = Callable[[Piece], None]
-
-
-class PoissonBatches(Sampler[list[Draw]]):
-    """Logical batches in which each unit is drawn with probability q, independently.
-
-    The order within a batch is random: a sampler that returns sorted indices would always put
-    the records at the end of the data set into the same last micro-batches.
-
-    Args:
-        records: N.
-        rate: q.
-        steps: logical batches per epoch.
-        grouping: assigns slots.
-        divisor: its public constants, or None.
-        limit: largest physical batch, or None.
-        generator: source of the draws.
-        unit: data set index -> unit that is drawn whole, or None to draw records.
-        fixed: whether every physical batch is padded to the limit.
-    """
-
-    def __init__(
-        self,
-        records: int,
-        rate: float,
-        steps: int,
-        grouping: Grouping,
-        divisor: Divisor | None,
-        limit: int | None,
-        generator: torch.Generator,
-        unit: Callable[[int], Hashable] | None = None,
-        fixed: bool = False,
-    ) -> None:
-        self.rate, self.steps, self.grouping = rate, steps, grouping
-        self.limit, self.generator = limit, generator
-        self._rows = limit if fixed and limit is not None else 0
-        self._slots = round(divisor.groups) if divisor else 0
-        self._units = torch.arange(records)
-        if unit is not None:
-            codes: dict[Hashable, int] = {}
-            self._units = torch.tensor(
-                [codes.setdefault(unit(i), len(codes)) for i in range(records)]
-            )
-        self._count = int(self._units.max()) + 1
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for _ in range(self.steps):
-            drawn = torch.rand(self._count, generator=self.generator) < self.rate
-            ids = drawn[self._units].nonzero().squeeze(1)
-            ids = ids[torch.randperm(len(ids), generator=self.generator)]
-            slots = self.grouping.assign(Members(len(ids), ids, self._slots, self.generator))
-            for draws in cut(ids.tolist(), slots, self.limit):
-                yield padded(draws, self._rows)
-
-
-class GivenBatches(Sampler[list[Draw]]):
-    """Somebody else's batches, grouped. Nothing is known of their sampling."""
-
-    def __init__(
-        self,
-        batches: Any,
-        grouping: Grouping,
-        slots: int,
-        limit: int | None,
-        generator: torch.Generator,
-    ) -> None:
-        self.batches, self.grouping, self.slots = batches, grouping, slots
-        self.limit, self.generator = limit, generator
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for batch in self.batches:
-            ids = torch.tensor(list(batch), dtype=torch.int64)
-            slots = self.grouping.assign(Members(len(ids), ids, self.slots, self.generator))
-            yield from cut(ids.tolist(), slots, self.limit)
 
 
 class _WithDraws(Dataset[Any]):
@@ -130,10 +54,24 @@ class _CollateWithPiece:
 
 
 class PrivateLoader(DataLoader[Any]):
-    """A DataLoader whose batches announce themselves to the engine."""
+    """A DataLoader whose batches announce themselves to the engine.
+
+    Its workers are seeded from a generator of its own, so that iterating over it takes nothing
+    from torch's global one, which dropout draws from.
+
+    Args:
+        original: the user's loader.
+        batches: what is drawn.
+        expect: told of every physical batch.
+        seed: of the workers.
+    """
 
     def __init__(
-        self, original: DataLoader[Any], batches: Sampler[list[Draw]], expect: Expect
+        self,
+        original: DataLoader[Any],
+        batches: PoissonBatches | GivenBatches,
+        expect: Expect,
+        seed: int = 0,
     ) -> None:
         workers: dict[str, Any] = {}
         if original.num_workers:
@@ -150,13 +88,14 @@ class PrivateLoader(DataLoader[Any]):
             pin_memory=original.pin_memory,
             timeout=original.timeout,
             worker_init_fn=original.worker_init_fn,
-            generator=original.generator,
+            generator=original.generator or torch.Generator().manual_seed(seed),
             **workers,
         )
-        self._expect = expect
+        self._batches, self._expect = batches, expect
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for piece, batch in super().__iter__():
+            self._batches.reached(piece.logical.number)
             self._expect(piece)
             yield batch
 
@@ -187,23 +126,84 @@ def check_loader(loader: DataLoader[Any], grouping: Grouping) -> None:
 def sample_rate(loader: DataLoader[Any]) -> float:
     """Returns q = expected logical batch size / N, at most 1.
 
+    With a DistributedSampler, as for plain training over ranks, the loader's batch size is that
+    of one rank, and the logical batch is that of all.
+
     Raises:
-        ValueError: no expected batch size, or a sampler that picks or weighs records, which
-            Poisson sampling over the whole data set would ignore.
+        ValueError: no expected batch size, or a sampler that picks, weighs or cuts batches in its
+            own way, which Poisson sampling over the whole data set would ignore.
     """
-    sampler = getattr(loader.batch_sampler, "sampler", None)
-    if sampler is not None and type(sampler) not in (SequentialSampler, RandomSampler):
+    sampler, batches = _sampler(loader), loader.batch_sampler
+    allowed = (SequentialSampler, RandomSampler, DistributedSampler)
+    ignored = next(
+        (
+            type(s).__name__
+            for s, types in ((sampler, allowed), (batches, (BatchSampler,)))
+            if s is not None and type(s) not in types
+        ),
+        None,
+    )
+    if ignored is not None and _batch_size(loader):
         raise ValueError(
-            f"The loader's {type(sampler).__name__} would be ignored: Poisson sampling draws every "
-            "record of the data set alike. Use torch.utils.data.Subset to leave records out, or "
+            f"The loader's {ignored} would be ignored: Poisson sampling draws every "
+            "record of the data set alike, and batches of any size (for a bound on memory give "
+            "max_physical_batch). Use torch.utils.data.Subset to leave records out, or "
             "pass poisson_sampling=False."
         )
-    size = loader.batch_size
-    if size is None:
-        size = int(getattr(loader.batch_sampler, "batch_size", 0))
-    if not size:
+    if not (size := _batch_size(loader)):
         raise ValueError(
             "Poisson sampling needs an expected batch size, and the loader's batch sampler has no "
             "batch_size. Build the DataLoader with batch_size=..., or pass poisson_sampling=False."
         )
+    size *= sampler.num_replicas if isinstance(sampler, DistributedSampler) else 1
     return min(1.0, size / len(loader.dataset))  # type: ignore[arg-type]
+
+
+def _sampler(loader: DataLoader[Any]) -> Sampler[int] | None:
+    return getattr(loader.batch_sampler, "sampler", None)
+
+
+def _batch_size(loader: DataLoader[Any]) -> int:
+    return loader.batch_size or int(getattr(loader.batch_sampler, "batch_size", 0))
+
+
+def batches_of(
+    loader: DataLoader[Any],
+    grouping: Grouping,
+    rate: float | None,
+    stream: Stream,
+    *,
+    limit: int | None = None,
+    fixed: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> PoissonBatches | GivenBatches:
+    """Returns the batches to be drawn from a loader's data set.
+
+    Args:
+        loader: the user's.
+        grouping: assigns slots.
+        rate: q, or None to keep the loader's own batches.
+        stream: source of the draws.
+        limit: largest physical batch, or None.
+        fixed: whether every physical batch is padded to the limit.
+        share: (rank, ranks).
+
+    Raises:
+        ValueError: own batches over several ranks that are not split among them.
+    """
+    records = len(loader.dataset)  # type: ignore[arg-type]
+    if rate is not None:
+        unit = grouping.key if grouping.facts.unit == "user" else None
+        divisor = grouping.divisor(rate, records)
+        return PoissonBatches(
+            records, rate, len(loader), grouping, divisor, limit, stream, unit, fixed, share
+        )
+    if share[1] > 1 and not isinstance(_sampler(loader), DistributedSampler):
+        raise ValueError(
+            "poisson_sampling=False over several ranks needs a loader with a DistributedSampler, "
+            "so that each rank has batches of its own. Give it one, or keep Poisson sampling, "
+            "which draws one batch for all ranks and gives each its share."
+        )
+    public = grouping.divisor(1 / len(loader), records)
+    slots = round(public.groups) if public else 0
+    return GivenBatches(loader.batch_sampler, grouping, slots, limit, stream, share)

@@ -100,7 +100,12 @@ class OpenGroup:
         return {p: r[:-1] for p, r in rows.items()}, sizes[:-1]
 
     def take(self) -> tuple[Rows, Tensor]:
-        """Returns what was kept as a group of its own, as a loss over one sample gives it."""
+        """Returns what was kept as a group of its own, as a loss over one sample gives it.
+
+        If nothing was kept, that is no group.
+        """
+        if not self.size:
+            return {}, torch.zeros(0, dtype=torch.int64)
         rows, sizes = {p: r[None] for p, r in self.rows.items()}, torch.tensor([self.size])
         self.rows, self.size = {}, 0
         return rows, sizes

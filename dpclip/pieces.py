@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 
+class Logical(NamedTuple):
+    """What is known of a logical batch, beside its records.
+
+    Attributes:
+        number: how many were drawn before it, counted over epochs.
+        rate: q with which each record (or user) was drawn, or None if nobody knows.
+        groups: how many groups it has, those of all ranks together.
+    """
+
+    number: int
+    rate: float | None
+    groups: int
+
+
 class Draw(NamedTuple):
     """One element of a physical batch: a data set index and where it belongs.
 
@@ -19,7 +33,7 @@ class Draw(NamedTuple):
         record: data set index.
         slot: its group in the logical batch.
         real: False for the padding row of an empty batch.
-        groups: groups in the logical batch.
+        logical: the logical batch.
         first, last: whether this physical batch opens or ends a logical batch.
         open: whether its last group goes on in the next physical batch.
     """
@@ -27,7 +41,7 @@ class Draw(NamedTuple):
     record: int
     slot: int
     real: bool
-    groups: int
+    logical: Logical
     first: bool
     last: bool
     open: bool
@@ -39,10 +53,15 @@ class Piece(NamedTuple):
     ids: Tensor
     slots: Tensor
     real: Tensor
-    groups: int
+    logical: Logical
     first: bool
     last: bool
     open: bool
+
+    @property
+    def groups(self) -> int:
+        """Groups of the logical batch."""
+        return self.logical.groups
 
 
 def piece_of(draws: Sequence[Draw]) -> Piece:
@@ -56,7 +75,9 @@ def piece_of(draws: Sequence[Draw]) -> Piece:
     )
 
 
-def cut(ids: Sequence[int], slots: Tensor, limit: int | None) -> Iterator[list[Draw]]:
+def cut(
+    ids: Sequence[int], slots: Tensor, limit: int | None, logical: Logical
+) -> Iterator[list[Draw]]:
     """Yields the physical batches of one logical batch, at most `limit` samples each.
 
     Samples are sorted by slot and cut at slot borders only; a slot larger than the limit goes
@@ -64,12 +85,13 @@ def cut(ids: Sequence[int], slots: Tensor, limit: int | None) -> Iterator[list[D
     every step of the mechanism must be taken.
 
     Args:
-        ids: data set indices of the logical batch, in order.
+        ids: data set indices of the records of this process, in order.
         slots: [B] slot of each.
         limit: largest physical batch, or None.
+        logical: the batch they belong to.
     """
     if not ids:
-        yield [Draw(0, 0, False, 0, True, True, False)]
+        yield [Draw(0, 0, False, logical, True, True, False)]
         return
     order = torch.argsort(slots, stable=True).tolist()
     by_slot: list[list[int]] = []
@@ -83,9 +105,7 @@ def cut(ids: Sequence[int], slots: Tensor, limit: int | None) -> Iterator[list[D
     chunks = _pack(by_slot, limit or len(ids))
     for number, (chunk, open_) in enumerate(chunks):
         first, last = number == 0, number == len(chunks) - 1
-        yield [
-            Draw(int(ids[i]), int(slots[i]), True, len(by_slot), first, last, open_) for i in chunk
-        ]
+        yield [Draw(int(ids[i]), int(slots[i]), True, logical, first, last, open_) for i in chunk]
 
 
 def padded(draws: list[Draw], rows: int) -> list[Draw]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -15,14 +15,25 @@ from dpclip.diagnostics import Diagnostics
 from dpclip.engine import Engine
 from dpclip.grouping import per_sample
 from dpclip.ledger import Ledger, check_accountant, noise_for
-from dpclip.loader import GivenBatches, PoissonBatches, PrivateLoader, check_loader, sample_rate
+from dpclip.loader import PrivateLoader, batches_of, check_loader, sample_rate
+from dpclip.mechanism import Mechanism
 from dpclip.noise import gaussian
 from dpclip.plan import plan_table
-from dpclip.refusals import check_model, check_noise, check_numbers, warn_by_position
+from dpclip.ranks import Ranks
+from dpclip.refusals import (
+    check_model,
+    check_noise,
+    check_numbers,
+    check_sigma,
+    warn_by_position,
+)
 from dpclip.sensitivity import claim
 from dpclip.speed import Chooser, Memory
-from dpclip.types import Grouping, Noise, Weighting
+from dpclip.streams import Streams, seeded
+from dpclip.types import Grouping, Noise, Weighting, WeightingFacts
 from dpclip.weighting import clip
+from dpclip.wrapped import ranks_for, silence, unwrapped
+from dpclip.yielded import Yielded
 
 _PER_SAMPLE = per_sample()
 _GAUSSIAN = gaussian()
@@ -64,7 +75,7 @@ class PrivacyEngine:
         self._accountant = accountant
         self._chooser, self._loop = Chooser(memory, measure), loop
         self._fixed_shape = fixed_shape
-        self._seeds = np.random.SeedSequence(seed)
+        self._seed = seed
         self._engine: Engine | None = None
 
     def make_private(
@@ -119,59 +130,72 @@ class PrivacyEngine:
                 f"{max_physical_batch} with poisson_sampling={poisson_sampling}. Give a number "
                 "and keep Poisson sampling."
             )
-        weighting = clip(max_grad_norm) if max_grad_norm is not None else weighting
-        assert weighting is not None
-        check_model(module, optimizer)
+        rule = clip(max_grad_norm) if max_grad_norm is not None else weighting
+        assert rule is not None
+        inner = unwrapped(module)
+        check_model(inner, optimizer)
         check_loader(data_loader, grouping)
-        shapes = [p.shape for p in module.parameters() if p.requires_grad]
-        claimed = claim(grouping.facts, weighting.facts(weighting.init(shapes)))
-        check_noise(noise_multiplier, weighting, claimed.noise_scale)
+        facts = _facts(inner, rule)
+        check_noise(noise_multiplier, rule, facts.bound)
         if noise_multiplier > 0 and grouping.facts.radii is None:
             warnings.warn(warn_by_position(grouping), stacklevel=2)
 
-        records = len(data_loader.dataset)  # type: ignore[arg-type]
+        device = next(p for p in inner.parameters() if p.requires_grad).device
+        ranks = ranks_for(grouping, facts, device)
+        streams = self._streams(ranks, device)
         rate = sample_rate(data_loader) if poisson_sampling else None
-        divisor = grouping.divisor(rate, records) if rate is not None else None
-        device = next(p for p in module.parameters() if p.requires_grad).device
-        draws, slots, noises = (_generator(s) for s in self._seeds.spawn(3))
-        batches: PoissonBatches | GivenBatches
-        if rate is not None:
-            unit = grouping.key if grouping.facts.unit == "user" else None
-            batches = PoissonBatches(
-                records,
-                rate,
-                len(data_loader),
-                grouping,
-                divisor,
-                max_physical_batch,
-                draws,
-                unit,
-                self._fixed_shape,
+        records = len(data_loader.dataset)  # type: ignore[arg-type]
+        batches = batches_of(
+            data_loader,
+            grouping,
+            rate,
+            streams.draws,
+            limit=max_physical_batch,
+            fixed=self._fixed_shape,
+            share=(ranks.rank, ranks.count) if ranks else (0, 1),
+        )
+        if ranks is not None:
+            ranks.agree(
+                {
+                    "the number of records": records,
+                    "the batches of an epoch": len(data_loader),
+                    "the sampling rate": -1.0 if rate is None else rate,
+                    "noise_multiplier": noise_multiplier,
+                }
             )
-        else:
-            public = grouping.divisor(1 / len(data_loader), records)
-            count = round(public.groups) if public else 0
-            batches = GivenBatches(
-                data_loader.batch_sampler, grouping, count, max_physical_batch, draws
-            )
+            ranks.start_alike([*inner.parameters(), *inner.buffers()])
+        self._ledger = Ledger(self._accountant, rate)
         engine = Engine(
-            module,
+            inner,
             optimizer,
-            grouping=grouping,
-            weighting=weighting,
-            noise=noise,
-            noise_multiplier=noise_multiplier,
-            loss_reduction=loss_reduction,
-            divisor=divisor,
-            ledger=Ledger(self._accountant, rate),
-            generators=(slots, _moved(noises, device)),
+            mechanism=Mechanism(
+                grouping.facts, rule, noise, noise_multiplier, streams.noise, self._ledger
+            ),
+            yielded=Yielded(
+                grouping, grouping.divisor(rate, records) if rate else None, streams.loose, device
+            ),
+            mean=loss_reduction == "mean",
             batch_first=batch_first,
             chooser=self._chooser,
             loop=self._loop,
+            ranks=ranks,
         )
-        self._engine = engine
-        self._draws = draws
-        return module, optimizer, PrivateLoader(data_loader, batches, engine.expect)
+        self._engine, self._batches, self._streams_made = engine, batches, streams
+        self._unsilence = silence(module)
+        return (
+            module,
+            optimizer,
+            PrivateLoader(data_loader, batches, engine.expect, streams.workers),
+        )
+
+    def _streams(self, ranks: Ranks | None, device: torch.device) -> Streams:
+        """Returns the streams of this engine, the same on all ranks."""
+        if ranks is None:
+            return seeded(self._seed, device)
+        if self._seed is not None:
+            ranks.agree({"the seed": float(self._seed)})
+            return seeded(self._seed, device)
+        return seeded(int.from_bytes(ranks.same_bytes(secrets.token_bytes(16))), device)
 
     def make_private_with_epsilon(
         self,
@@ -198,8 +222,7 @@ class PrivacyEngine:
         check_numbers(0.0, max_grad_norm, weighting, loss_reduction, max_physical_batch)
         rule = clip(max_grad_norm) if max_grad_norm is not None else weighting
         assert rule is not None
-        shapes = [p.shape for p in module.parameters() if p.requires_grad]
-        claimed = claim(grouping.facts, rule.facts(rule.init(shapes)))
+        claimed = claim(grouping.facts, _facts(unwrapped(module), rule))
         if claimed.sensitivity is None:
             raise ValueError(
                 f"target_epsilon={target_epsilon} cannot be met. {claimed.because} Use "
@@ -238,16 +261,11 @@ class PrivacyEngine:
         Raises:
             ValueError: delta outside (0, 1).
         """
-        return self._private.ledger.epsilon(delta) if self._claims() else float("inf")
+        return self._ledger.epsilon(delta) if self._claims() else float("inf")
 
     def _claims(self) -> bool:
-        return self._private.claim().sensitivity is not None and not self._why_not()
-
-    def _why_not(self) -> list[str]:
-        reasons = list(self._private.ledger.reasons)
-        if self._private.noise_multiplier == 0 and "no noise was added" not in reasons:
-            reasons.append("no noise was added")
-        return reasons
+        engine = self._private
+        return engine.claim().sensitivity is not None and not engine.mechanism.why_not()
 
     @property
     def guarantee(self) -> str:
@@ -255,9 +273,9 @@ class PrivacyEngine:
         claimed = self._private.claim()
         if claimed.sensitivity is None:
             return claimed.because
-        if reasons := self._why_not():
+        if reasons := self._private.mechanism.why_not():
             return f"No epsilon: {'; '.join(reasons)}."
-        ledger = self._private.ledger
+        ledger = self._ledger
         return (
             f"{ledger.mechanism.upper()} accounting, Poisson sampling at q = "
             f"{ledger.sample_rate:.4g}. {claimed.because}"
@@ -276,6 +294,33 @@ class PrivacyEngine:
         return plan_table(units, self._chooser.made) if units else "the model, once for each group"
 
     @property
+    def noise_multiplier(self) -> float:
+        """Sigma; set it between two steps to change the noise from there on."""
+        return self._private.mechanism.noise_multiplier
+
+    @noise_multiplier.setter
+    def noise_multiplier(self, value: float) -> None:
+        engine = self._private
+        check_sigma(value)
+        check_noise(value, engine.weighting, engine.claim().noise_scale)
+        engine.mechanism.noise_multiplier = value
+
+    @property
+    def weighting(self) -> Weighting:
+        """The rule; set it between two steps to change it from there on, e.g. to another clip(C).
+
+        The noise follows its bound.
+        """
+        return self._private.weighting
+
+    @weighting.setter
+    def weighting(self, rule: Weighting) -> None:
+        engine = self._private
+        bound = rule.facts(rule.init([p.shape for p in engine.params])).bound
+        check_noise(engine.mechanism.noise_multiplier, rule, bound)
+        engine.reweigh(rule)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps taken."""
         return self._private.steps
@@ -284,50 +329,52 @@ class PrivacyEngine:
         """Returns what a checkpoint needs beside model and optimizer: tensors and plain values."""
         engine = self._private
         return {
-            "accountant": engine.ledger.mechanism,
-            "history": list(engine.ledger.history),
-            "reasons": list(engine.ledger.reasons),
+            "accountant": self._accountant,
+            "history": list(self._ledger.history),
+            "reasons": list(self._ledger.reasons),
             "steps": engine.steps,
             "plan": self._chooser.formed_by_name(engine.names),
             "weighting": dict(engine.state),
-            "generators": [
-                g.get_state() for g in (self._draws, engine.slot_generator, engine.noise_generator)
-            ],
+            "position": self._batches.position(engine.following()),
+            "noise": self._streams_made.noise.state(),
+            "loose": self._streams_made.loose.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state_dict()`, taken between two epochs, after the same make_private.
+        """Continues from `state_dict()`, after the same make_private.
+
+        The loader's next iteration goes on with the logical batch after the last step, and ends
+        with its epoch.
 
         Raises:
             ValueError: another accountant wrote the state.
         """
         engine = self._private
-        if state["accountant"] != engine.ledger.mechanism:
+        if state["accountant"] != self._accountant:
             raise ValueError(
                 f"The state is of accountant {state['accountant']!r}, this engine uses "
-                f"{engine.ledger.mechanism!r}. Build PrivacyEngine(accountant=...) alike."
+                f"{self._accountant!r}. Build PrivacyEngine(accountant=...) alike."
             )
-        engine.ledger.history = [(float(s), float(q), int(n)) for s, q, n in state["history"]]
-        engine.ledger.reasons = list(state["reasons"])
+        self._ledger.history = [(float(s), float(q), int(n)) for s, q, n in state["history"]]
+        self._ledger.reasons = list(state["reasons"])
         engine.steps = int(state["steps"])
         self._chooser.keep(engine.names, state["plan"])
         engine.state = dict(state["weighting"])
-        generators = (self._draws, engine.slot_generator, engine.noise_generator)
-        for generator, value in zip(generators, state["generators"], strict=True):
-            generator.set_state(value)
+        self._batches.resume(state["position"])
+        for name in ("noise", "loose"):
+            if state[name] is not None:
+                getattr(self._streams_made, name).restore(state[name])
 
     def close(self) -> None:
         """Removes every hook; the model and the optimizer are as they were before."""
         self._private.close()
+        self._unsilence()
         self._engine = None
         self._chooser.made.clear()
 
 
-def _generator(seed: np.random.SeedSequence) -> torch.Generator:
-    return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-
-
-def _moved(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    if device.type == "cpu":
-        return generator
-    return torch.Generator(device).manual_seed(generator.initial_seed())
+def _facts(module: nn.Module, weighting: Weighting) -> WeightingFacts:
+    """Returns what a weighting promises for a model, before anything is trained."""
+    return weighting.facts(
+        weighting.init([p.shape for p in module.parameters() if p.requires_grad])
+    )

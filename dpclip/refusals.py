@@ -33,8 +33,11 @@ def check_model(module: Any, optimizer: Any) -> None:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is a {type(module).__name__}: expected torch.nn.Module.")
     kind = type(module).__name__
-    if kind in ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel"):
-        raise ValueError(f"{kind} is not supported yet. Pass the module inside it (model.module).")
+    if kind in ("FullyShardedDataParallel", "DataParallel"):
+        raise ValueError(
+            f"{kind} is not supported yet. Use DistributedDataParallel, or the module inside it "
+            "(model.module)."
+        )
     if any(type(m).__name__.startswith("FSDP") for m in module.modules()):
         raise ValueError("FSDP is not supported yet: parameters must be whole on this process.")
     if not module.training:
@@ -101,8 +104,7 @@ def check_numbers(
     max_physical_batch: int | None,
 ) -> None:
     """Raises ValueError unless the numbers of make_private make sense together."""
-    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
-        raise ValueError(f"noise_multiplier={noise_multiplier}: expected a number >= 0.")
+    check_sigma(noise_multiplier)
     if (weighting is None) == (max_grad_norm is None):
         found = "neither was" if weighting is None else "both were"
         raise ValueError(
@@ -112,6 +114,12 @@ def check_numbers(
         raise ValueError(f'loss_reduction={loss_reduction!r}: expected "mean" or "sum".')
     if max_physical_batch is not None and max_physical_batch < 1:
         raise ValueError(f"max_physical_batch={max_physical_batch}: expected at least 1.")
+
+
+def check_sigma(noise_multiplier: float) -> None:
+    """Raises ValueError unless this is a noise multiplier."""
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+        raise ValueError(f"noise_multiplier={noise_multiplier}: expected a number >= 0.")
 
 
 def check_noise(noise_multiplier: float, weighting: Weighting, bound: float | None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -57,7 +57,35 @@ class WeightingFacts(NamedTuple):
     count_noise: float | None = None
 
 
-def _same(state: State, _generator: torch.Generator | None) -> State:
+class Stream(Protocol):
+    """A source of randomness, apart from every other and from torch's global one.
+
+    Attributes:
+        secure: whether it withstands somebody who sees what it gave (see `dpclip.streams`).
+    """
+
+    secure: bool
+
+    def uniform(self, count: int) -> Tensor:
+        """Returns [count] numbers in [0, 1) with 53 random bits each, float64."""
+
+    def integers(self, high: int, count: int) -> Tensor:
+        """Returns [count] numbers of 0 .. high - 1, int64."""
+
+    def order(self, count: int) -> Tensor:
+        """Returns [count] a random permutation of 0 .. count - 1."""
+
+    def normal(self, like: Tensor, std: float) -> Tensor:
+        """Returns independent normal numbers with the shape, dtype and device of `like`."""
+
+    def state(self) -> Tensor | None:
+        """Returns what continues the stream here, None for one that must not be written down."""
+
+    def restore(self, state: Tensor) -> None:
+        """Continues where `state()` was taken."""
+
+
+def _same(state: State, _stream: Stream | None) -> State:
     return state
 
 
@@ -71,8 +99,8 @@ class Weighting:
         weigh: (stats, state) -> (weights [G] or [L, G], state). The engine sets the weight of
             invalid groups to zero whatever this returns.
         facts: state -> WeightingFacts, the promise at that state.
-        finish: (state, generator) -> state at the end of a step; draws from the generator only
-            what is needed for privacy.
+        finish: (state, stream) -> state at the end of a step; draws from the stream only what is
+            needed for privacy.
         carry: (state before, state after) -> factor for what earlier backward passes of the same
             step have added up, or None if a step must be one backward pass.
     """
@@ -81,7 +109,7 @@ class Weighting:
     init: Callable[[Sequence[torch.Size]], State]
     weigh: Callable[[Stats, State], tuple[Tensor, State]]
     facts: Callable[[State], WeightingFacts]
-    finish: Callable[[State, torch.Generator | None], State] = _same
+    finish: Callable[[State, Stream | None], State] = _same
     carry: Callable[[State, State], Tensor] | None = None
 
 
@@ -92,13 +120,13 @@ class Members(NamedTuple):
         rows: how many there are (B).
         ids: [B] data set indices, or None for a batch that did not come from the loader.
         slots: how many slots there are to choose from (0 where the grouping has none).
-        generator: source of random slots.
+        stream: source of random slots.
     """
 
     rows: int
     ids: Tensor | None
     slots: int
-    generator: torch.Generator | None
+    stream: Stream | None
 
 
 class Divisor(NamedTuple):
@@ -143,6 +171,7 @@ class Grouping:
         needs_ids: True if a batch that did not come from the loader cannot be grouped.
         key: data set index -> hashable, for groups that are known beforehand.
         minimum: smallest batch that makes sense.
+        ranks: True if the groups are the ranks of torch.distributed.
     """
 
     label: str
@@ -153,6 +182,7 @@ class Grouping:
     needs_ids: bool = False
     key: Callable[[int], Hashable] | None = None
     minimum: int = 1
+    ranks: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,8 +191,8 @@ class Noise:
 
     Attributes:
         label: the constructor call, for people.
-        sample: (like, std, generator) -> tensor with the shape, dtype and device of `like`.
+        sample: (like, std, stream) -> tensor with the shape, dtype and device of `like`.
     """
 
     label: str
-    sample: Callable[[Tensor, float, torch.Generator | None], Tensor]
+    sample: Callable[[Tensor, float, Stream], Tensor]

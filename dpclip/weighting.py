@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dpclip.types import State, Stats, Weighting, WeightingFacts
+from dpclip.types import State, Stats, Stream, Weighting, WeightingFacts
 
 _EVERYBODY = "its weight depends on the other groups"
 
@@ -137,12 +137,11 @@ def quantile(
             "divisor": torch.tensor(stats.divisor),
         }
 
-    def finish(state: State, generator: torch.Generator | None) -> State:
+    def finish(state: State, stream: Stream | None) -> State:
         tally = state["tally"]
         if count_noise is not None:
-            device = None if generator is None else generator.device
-            noise = torch.randn((), generator=generator, device=device)
-            tally = tally + count_noise * noise.to(tally)
+            assert stream is not None
+            tally = tally + stream.normal(tally, count_noise)
         fraction = (tally / state["divisor"] + 0.5).clamp(0.0, 1.0)
         steered = state["bound"] * torch.exp(-rate * (fraction - q))
         return start(steered)
@@ -216,7 +215,7 @@ def per_layer(rule: Weighting) -> Weighting:
         init=lambda shapes: stack([rule.init([shape]) for shape in shapes]),
         weigh=weigh,
         facts=facts,
-        finish=lambda state, generator: each(state, lambda s: rule.finish(s, generator)),
+        finish=lambda state, stream: each(state, lambda s: rule.finish(s, stream)),
         carry=rule.carry if rule.carry in (None, _one) else carry,
     )
 
@@ -262,9 +261,9 @@ def chain(first: Weighting, second: Weighting) -> Weighting:
         init=lambda shapes: join(first.init(shapes), second.init(shapes)),
         weigh=weigh,
         facts=facts,
-        finish=lambda state, generator: join(
-            first.finish(part(state, "first"), generator),
-            second.finish(part(state, "second"), generator),
+        finish=lambda state, stream: join(
+            first.finish(part(state, "first"), stream),
+            second.finish(part(state, "second"), stream),
         ),
         carry=carry if first.carry is _one and second.carry is not None else None,
     )

@@ -10,12 +10,14 @@ PACKAGES = ("dpclip", "canaries", "audits", "reports")
 # Inside dpclip, each name may import those before it; names of one tuple do not import each other.
 LAYERS = (
     ("types",),
-    ("grouping", "weighting", "noise", "groups", "pieces"),
-    ("sensitivity", "loader", "parts", "diagnostics"),
+    ("grouping", "weighting", "noise", "streams", "groups", "pieces", "ranks"),
+    ("sensitivity", "check", "draws", "parts", "diagnostics", "wrapped", "witness"),
+    ("loader",),
     ("aliases", "anchor", "native", "outputs", "swapping"),
     ("layers", "speed"),
     ("ops", "gathering", "ledger"),
-    ("units", "passes"),
+    ("units", "passes", "sums", "mechanism"),
+    ("yielded",),
     ("axes", "probe"),
     ("placement",),
     ("arrival",),

@@ -182,8 +182,8 @@ class Trained:
         return [p.grad.clone() for p in self.inner.params]
 
     def expected(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        piece = self.inner.piece
-        return self.twin.update(x, y, piece.slots[piece.real], self.inner.divisor)
+        piece = self.inner.yielded.piece
+        return self.twin.update(x, y, piece.slots[piece.real], self.inner.yielded.divisor)
 
 
 def close(found: list[Tensor], wanted: list[Tensor], rtol: float = 1e-9) -> None:
@@ -243,7 +243,7 @@ def agree(trained: Trained, steps: int = 3, rtol: float = 1e-9, loss: Any = None
     for x, y in itertools.islice(epochs, steps):
         trained.optimizer.zero_grad()
         loss(trained.model(x), y).backward()
-        if bool(trained.inner.piece.real.all()):
+        if bool(trained.inner.yielded.piece.real.all()):
             close(trained.grads, trained.expected(x, y), rtol)
         trained.optimizer.step()
         trained.twin.follow(trained.model)

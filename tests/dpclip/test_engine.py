@@ -185,12 +185,12 @@ def test_slices_add_up_wherever_they_cut(kit, rule, size, grouping):
         kit.mean_loss(trained.model(a), b).backward()
     kit.close(trained.grads, wanted)
     trained.optimizer.step()
-    assert trained.inner.ledger.reasons == [
+    assert trained.inner.mechanism.ledger.reasons == [
         "batches were not drawn by Poisson sampling",
         "no noise was added",
     ] or (
-        "groups are formed" in " ".join(trained.inner.ledger.reasons)
-        or "depends on the other" in " ".join(trained.inner.ledger.reasons)
+        "groups are formed" in " ".join(trained.inner.mechanism.ledger.reasons)
+        or "depends on the other" in " ".join(trained.inner.mechanism.ledger.reasons)
     )
 
 
@@ -326,7 +326,7 @@ def test_ctc_and_cross_entropy_survive_empty_batches(kit):
         nn.functional.ctc_loss(
             logs, y, torch.full((b,), 12), torch.full((b,), 3), reduction="none"
         ).mean().backward()
-        hidden = not engine._engine.piece.real.any()
+        hidden = not engine._engine.yielded.piece.real.any()
         if hidden:
             empty += 1
             assert not model.weight.grad.any()

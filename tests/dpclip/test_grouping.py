@@ -7,12 +7,14 @@ import torch
 
 from dpclip import by_key, micro_batches, per_core, per_sample
 from dpclip.groups import groups_of, kept_rows, segment_sum
+from dpclip.streams import seeded
 from dpclip.types import Members
+
+CPU = torch.device("cpu")
 
 
 def slots(grouping, rows, ids=None, count=0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return grouping.assign(Members(rows, ids, count, generator)).tolist()
+    return grouping.assign(Members(rows, ids, count, seeded(seed, CPU).draws)).tolist()
 
 
 def test_by_position():
@@ -65,9 +67,10 @@ def test_wrong_arguments(wrong):
         wrong()
 
 
-def test_ranks_are_not_there_yet():
-    with pytest.raises(NotImplementedError, match=r"per_core\(n\)"):
-        per_core()
+@pytest.mark.parametrize("slots", ["position", "fixed"])
+def test_ranks_need_torch_distributed(kit, slots):
+    with pytest.raises(RuntimeError, match=r"torchrun.*per_core\(n\)"):
+        kit.private(kit.Mlp(), kit.vectors(), grouping=per_core(slots=slots), max_grad_norm=1.0)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_ids_travel_with_the_data(kit, workers, limit):
     )
     pieces = 0
     for x, _ in loader:
-        piece = engine._engine.piece
+        piece = engine._engine.yielded.piece
         assert x[:, 0].tolist() == piece.ids.tolist()
         assert len(piece.ids) == len(set(piece.ids.tolist()))
         keys = piece.ids // 4
@@ -63,7 +63,7 @@ def drawn(kit, n=60, size=6, epochs=40, **how):
     trained = kit.private(kit.Mlp(), Numbers(n), batch_size=size, **how)
     for _ in range(epochs):
         for _x, _y in trained.loader:
-            piece = trained.inner.piece
+            piece = trained.inner.yielded.piece
             yield piece.ids[piece.real]
 
 
@@ -100,9 +100,9 @@ def test_random_slots_are_uniform_and_independent(kit):
     slots = []
     for _ in range(40):
         for _x, _y in trained.loader:
-            slots.append(trained.inner.piece.slots)
+            slots.append(trained.inner.yielded.piece.slots)
     flat = torch.cat(slots)
-    assert trained.inner.divisor == (3.0, 4.0)
+    assert trained.inner.yielded.divisor == (3.0, 4.0)
     for slot in range(3):
         assert binomtest(int((flat == slot).sum()), len(flat), 1 / 3).pvalue > 1e-6
 

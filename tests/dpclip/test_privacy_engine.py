@@ -82,7 +82,11 @@ def test_noise_scale(kit, grouping, reduction):
         with pytest.warns(UserWarning, match="slots="):
             trained = kit.private(Wide(), kit.vectors(), reduction=reduction, **how)
     noise = noise_of_a_step(trained, kit)
-    d = trained.inner.divisor.groups if trained.inner.divisor else trained.inner.piece.groups
+    d = (
+        trained.inner.yielded.divisor.groups
+        if trained.inner.yielded.divisor
+        else trained.inner.yielded.piece.groups
+    )
     std = sigma * c * (grouping.facts.radii or 1.0) / (d if reduction == "mean" else 1.0)
     ratio = float((noise / std).square().mean())
     assert abs(ratio - 1) < 4.5 * math.sqrt(2 / len(noise))
@@ -98,7 +102,7 @@ def test_noise_is_added_once_over_several_backwards(kit):
     trained = kit.private(Wide(), kit.vectors(), **how)
     thrice = noise_of_a_step(trained, kit, backwards=3)
     assert torch.allclose(once, thrice, atol=1e-12)
-    assert trained.engine.steps == 1 and trained.inner.ledger.history[0][2] == 1
+    assert trained.engine.steps == 1 and trained.inner.mechanism.ledger.history[0][2] == 1
     assert 0 < trained.engine.get_epsilon(1e-5) < math.inf
 
 
@@ -185,7 +189,7 @@ def test_physical_batches_with_one_step_for_all(kit):
         )
         for x, y in trained.loader:
             kit.mean_loss(trained.model(x), y).backward()
-            if each or trained.inner.piece.last:
+            if each or trained.inner.yielded.piece.last:
                 trained.optimizer.step()
         runs.append([p.detach() for p in trained.model.parameters()])
     kit.close(*runs, 1e-12)
@@ -205,14 +209,14 @@ def test_early_break_misplaces_nothing(kit, rule, stepped):
         lr=0.0,
     )
     for x, y in trained.loader:
-        assert trained.inner.piece.first and not trained.inner.piece.last
+        assert trained.inner.yielded.piece.first and not trained.inner.yielded.piece.last
         (1e-3 * kit.mean_loss(trained.model(x), y)).backward()  # norms far below all others
         if stepped:
             trained.optimizer.step()
         break
     rows, slots = [], []
     for x, y in trained.loader:
-        piece = trained.inner.piece
+        piece = trained.inner.yielded.piece
         rows.append((x, y))
         slots.append(piece.slots)
         trained.optimizer.zero_grad()
@@ -225,7 +229,7 @@ def test_early_break_misplaces_nothing(kit, rule, stepped):
     trained.optimizer.step()
     kit.close(trained.grads, wanted)
     assert trained.engine.steps == 1
-    assert not any("before the optimizer step" in r for r in trained.inner.ledger.reasons)
+    assert not any("before the optimizer step" in r for r in trained.inner.mechanism.ledger.reasons)
 
 
 def test_early_break_keeps_the_claim(kit):
@@ -238,7 +242,7 @@ def test_early_break_keeps_the_claim(kit):
         break
     train(kit, trained)
     assert 0 < trained.engine.get_epsilon(1e-5) < math.inf
-    assert trained.inner.ledger.history[0][2] == 5
+    assert trained.inner.mechanism.ledger.history[0][2] == 5
 
 
 # ---- claims ------------------------------------------------------------------------------------
@@ -289,7 +293,9 @@ def test_foreign_batch_voids(kit):
     x, y = kit.vectors(5).tensors
     kit.mean_loss(trained.model(x), y).backward()
     kit.close(
-        trained.grads, trained.twin.update(x, y, torch.arange(5), trained.inner.divisor and None), 1
+        trained.grads,
+        trained.twin.update(x, y, torch.arange(5), trained.inner.yielded.divisor and None),
+        1,
     )
     trained.optimizer.step()
     assert trained.engine.get_epsilon(1e-5) == math.inf
@@ -358,7 +364,7 @@ def test_slices_keep_the_claim(kit):
 def test_steps_are_charged_at_the_drawn_rate(kit):
     trained = noisy(kit, batch_size=10)
     train(kit, trained)
-    assert trained.inner.ledger.history == [(1.0, 0.25, 4)]
+    assert trained.inner.mechanism.ledger.history == [(1.0, 0.25, 4)]
 
 
 def test_noised_quantile_is_charged_with_its_count(kit):
@@ -372,7 +378,7 @@ def test_noised_quantile_is_charged_with_its_count(kit):
         )
         train(kit, trained, 1)
         z = (1.5**-2 + (2.0 / shift) ** -2) ** -0.5
-        assert trained.inner.ledger.history[0][0] == pytest.approx(z)
+        assert trained.inner.mechanism.ledger.history[0][0] == pytest.approx(z)
         assert "noised count" in trained.engine.guarantee
 
 
@@ -473,7 +479,7 @@ def test_empty_batch_adds_no_record(kit):
         for x, y in trained.loader:
             trained.optimizer.zero_grad()
             F.cross_entropy(trained.model(x), y).backward()
-            empty = not trained.inner.piece.real.any()
+            empty = not trained.inner.yielded.piece.real.any()
             trained.optimizer.step()
             if empty:
                 grads.append(torch.cat([g.flatten() for g in trained.grads]))
@@ -513,12 +519,12 @@ def test_learning_rate_schedulers_and_step_hooks_coexist(kit):
         schedule.step()
     assert calls == [1, 2] * 5 and trained.engine.steps == 5
     assert trained.optimizer.param_groups[0]["lr"] == 0.5**6
-    assert trained.inner.ledger.history[0][2] == 5
+    assert trained.inner.mechanism.ledger.history[0][2] == 5
 
 
 def test_step_without_backward_charges_nothing(kit):
     trained = noisy(kit)
     before = copy.deepcopy(list(trained.model.parameters()))
     trained.optimizer.step()
-    assert trained.engine.steps == 0 and not trained.inner.ledger.history
+    assert trained.engine.steps == 0 and not trained.inner.mechanism.ledger.history
     assert all(torch.equal(a, b) for a, b in zip(before, trained.model.parameters(), strict=True))

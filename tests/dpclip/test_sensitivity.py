@@ -26,6 +26,7 @@ from dpclip import (
     uniform,
 )
 from dpclip.sensitivity import claim, effective_multiplier
+from dpclip.streams import seeded
 from dpclip.types import GroupingFacts, Members, Stats, WeightingFacts
 
 C = 1.0
@@ -122,7 +123,7 @@ def test_no_claim_is_ever_exceeded(rule, kind, seed, scale):
     grouping, slots, size, stays = per_sample(), None, 1.0, 1
     if kind == "random":
         grouping, size = micro_batches(4, slots="random"), 4.0
-        slots = grouping.assign(Members(12, None, 3, generator))
+        slots = grouping.assign(Members(12, None, 3, seeded(seed, torch.device("cpu")).draws))
     elif kind == "fixed":
         grouping, size = per_core(3, slots="fixed"), 4.0
     elif kind == "record":

@@ -1,0 +1,71 @@
+"""The noisy sum of a step: how much noise it gets, and what it spends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from dpclip.ledger import Ledger
+from dpclip.sensitivity import Claim, claim
+from dpclip.types import GroupingFacts, Noise, State, Stream, Weighting
+
+
+class Mechanism:
+    """Adds noise in units of what one record can do, and charges for it.
+
+    Args:
+        facts: of the grouping.
+        weighting: the rule; it may be replaced between two steps.
+        noise: distribution of the noise.
+        noise_multiplier: sigma; it may be changed between two steps.
+        stream: source of the noise; the same numbers on all ranks, which add them all.
+        ledger: keeps account.
+    """
+
+    def __init__(
+        self,
+        facts: GroupingFacts,
+        weighting: Weighting,
+        noise: Noise,
+        noise_multiplier: float,
+        stream: Stream,
+        ledger: Ledger,
+    ) -> None:
+        self._facts, self.weighting, self._noise = facts, weighting, noise
+        self.noise_multiplier, self.stream, self.ledger = noise_multiplier, stream, ledger
+
+    def claim(self, state: State) -> Claim:
+        """Returns what the sum of weighted rows supports at this state of the weighting."""
+        return claim(self._facts, self.weighting.facts(state))
+
+    def std(self, state: State, divisor: float) -> float:
+        """Returns the std of the noise on each coordinate of p.grad, which is a sum over D."""
+        scale = self.claim(state).noise_scale
+        return 0.0 if scale is None else self.noise_multiplier * scale / divisor
+
+    def add_noise(
+        self, grads: Iterable[Tensor], std: float, look: Callable[[Tensor], None] | None = None
+    ) -> None:
+        """Adds noise to gradients, in place; `look` gets what was added to each."""
+        if std == 0:
+            return
+        for grad in grads:
+            before = grad.clone() if look else grad
+            grad += self._noise.sample(grad, std, self.stream)
+            if look:
+                look(grad - before)
+
+    def charge(self, state: State, rate: float | None) -> None:
+        """Adds a step of logical batches drawn at this rate to the account."""
+        made = self.claim(state)
+        if made.sensitivity is None:
+            self.ledger.void(made.because.removeprefix("No epsilon: ").removesuffix("."))
+        self.ledger.charge(self.noise_multiplier, made.count_shift)
+
+    def why_not(self) -> list[str]:
+        """Returns the reasons, beside the claim itself, for which nothing may be claimed."""
+        reasons = list(self.ledger.reasons)
+        if self.noise_multiplier == 0 and "no noise was added" not in reasons:
+            reasons.append("no noise was added")
+        return reasons
