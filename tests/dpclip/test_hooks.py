@@ -303,7 +303,7 @@ def test_second_backward_through_one_graph_counts_again(kit):
         once = trained.grads
         loss.backward()
         kit.close(trained.grads, [2 * g for g in once])
-        assert any("count twice" in reason for reason in trained.inner.ledger.reasons)
+        assert any("count twice" in reason for reason in trained.inner.mechanism.ledger.reasons)
 
 
 def test_float16_gradients_are_refused(kit):
