@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dpclip.backward import Backward
 from dpclip.diagnostics import Diagnostics, diagnostics_of, statistics
 from dpclip.gathering import Buffers, Gathered
-from dpclip.groups import Groups
 from dpclip.hooks import GroupHooks
 from dpclip.looping import GroupLoop
 from dpclip.mechanism import Mechanism
-from dpclip.parts import Formed, Part
+from dpclip.parts import Formed
 from dpclip.parts.part import accumulated
-from dpclip.passes import Forward, OpenGroup, Pass
+from dpclip.passes import OpenGroup, Pass
 from dpclip.pieces import Piece
 from dpclip.ranks import Ranks
 from dpclip.sensitivity import Claim
@@ -67,7 +66,6 @@ class Engine:
         self._state_before = self.state  # at the start of the step, for one that is given up
         self.steps = 0
         self.stepped = False  # whether a step was taken since the loader began a logical batch
-        self._pass: Pass | None = None
         self._sums = Sums(self.params)
         self._open = OpenGroup()
         # On ranks that are groups, a rank weighs once for each batch, when all its rows are there.
@@ -82,7 +80,10 @@ class Engine:
         self.last: list[tuple[Stats, Tensor]] = []
         self.witness = Witness(self.names)
         hooks = GroupLoop if loop else GroupHooks
-        self.hooks: GroupHooks | GroupLoop = hooks(module, self, batch_first)
+        backward = Backward(
+            yielded, mechanism.ledger, self._gather, self._end_backward, ranks is not None
+        )
+        self.hooks: GroupHooks | GroupLoop = hooks(module, backward, batch_first)
         self._step_hook = optimizer.register_step_pre_hook(self._before_step)
 
     @property
@@ -138,96 +139,18 @@ class Engine:
         self._stats, self._passes, self._settled = [], 0, False
         self.state = self._state_before
 
-    # ---- from the hooks --------------------------------------------------------------------
-
-    def begin_forward(self, rows: int) -> Forward:
-        """Returns the batch of a forward pass that starts."""
-        piece = self.yielded.piece
-        if piece is not None and rows > len(piece.slots) and self.yielded.done == 0:
-            raise RuntimeError(
-                f"The model got {rows} samples, but the loader yielded {len(piece.slots)}. Train "
-                "on the batch as it comes; for evaluation use model.eval() or torch.no_grad()."
-            )
-        return Forward(rows, piece, torch._C._current_graph_task_id())
-
-    def begin_backward(self, batch: Forward) -> None:
-        """Opens the pass of a new backward, or checks that this one is about one batch."""
-        task = torch._C._current_graph_task_id()
-        if batch.task != -1:
-            raise RuntimeError(
-                "Re-entrant activation checkpointing is not supported: its backward runs inside "
-                "another. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
-            )
-        if self._pass is not None and self._pass.task == task:
-            if not batch.same_batch(self._pass.forward):
-                raise RuntimeError(
-                    "One backward pass covers forward passes over different batches or parts of "
-                    f"one ({self._pass.forward.rows} and {batch.rows} samples). Call backward() "
-                    "for each by itself."
-                )
-            return
-        # An exception may have cut an earlier backward short: what it left is dropped here.
-        doubt = self.yielded.doubt(batch)
-        if doubt is not None and self.ranks is not None:
-            raise RuntimeError(
-                f"Over several ranks every batch is one of the loader's, used once; here {doubt}."
-            )
-        groups, divisor = batch.assigned or self.yielded.assign(batch)
-        if doubt is not None:
-            self.mechanism.ledger.void(doubt)
-        gathered = Gathered(groups.count, self.chooser, self._buffers, self._shared)
-        self._pass = Pass(task, batch, groups, divisor, gathered)
-        torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
-
-    def groups(self) -> Groups:
-        """Returns the groups of the batch whose backward is running."""
-        assert self._pass is not None
-        return self._pass.groups
-
-    def collect(self, parts: dict[nn.Parameter, Part]) -> None:
-        """Takes the parts of one use of a layer."""
-        assert self._pass is not None
-        self._pass.gathered.add(parts)
-
-    def defer(self, work: Callable[[], None]) -> None:
-        """Keeps work for the end of the backward."""
-        assert self._pass is not None
-        self._pass.deferred.append(work)
-
-    def groups_ahead(self, batch: Forward) -> Groups:
-        """Returns the groups of a forward pass before its backward.
-
-        Raises:
-            RuntimeError: only a part of the physical batch goes through the model.
-        """
-        if batch.piece is not None and batch.rows < len(batch.piece.slots):
-            raise RuntimeError(
-                f"loop=True runs the model for each group, and got {batch.rows} of the "
-                f"{len(batch.piece.slots)} samples that the loader yielded. Pass the whole batch; "
-                "for less memory use max_physical_batch."
-            )
-        batch.assigned = self.yielded.assign(batch)
-        return batch.assigned.groups
-
     # ---- the end of a backward -------------------------------------------------------------
 
-    def _end_backward(self) -> None:
-        current = self._pass
-        assert current is not None
-        for work in current.deferred:
-            work()
-        self._pass = None
-        self.yielded.done += current.forward.rows
+    def _end_backward(self, current: Pass) -> None:
         if not self._passes:
             self._state_before = self.state
             self._sums.drop()
             if not self.steps:
                 self.witness.reach(current.gathered.entries)
         self._passes += 1
-        with torch.no_grad():
-            self._weigh_and_sum(current)
-            if self.ranks is not None and self.yielded.complete:
-                self._settle()
+        self._weigh_and_sum(current)
+        if self.ranks is not None and self.yielded.complete:
+            self._settle()
 
     def _weigh_and_sum(self, current: Pass) -> None:
         piece, sizes, b = current.forward.piece, current.groups.sizes, current.forward.rows
@@ -249,8 +172,11 @@ class Engine:
         if len(sizes) or not self._across:
             self._weigh(gathered, sizes, alike, b, current.divisor)
 
+    def _gather(self, count: int) -> Gathered:
+        return Gathered(count, self.chooser, self._buffers, self._shared)
+
     def _gathered(self, rows: dict[nn.Parameter, Tensor], sizes: Tensor) -> Gathered:
-        gathered = Gathered(len(sizes), self.chooser, self._buffers, self._shared)
+        gathered = self._gather(len(sizes))
         gathered.add({p: Formed(row) for p, row in rows.items()})
         return gathered
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("yielded",),
     ("axes", "probe"),
     ("placement",),
-    ("arrival",),
+    ("arrival", "backward"),
     ("host",),
     ("hooks", "looping"),
     ("engine", "measure", "plan", "refusals", "arms"),
