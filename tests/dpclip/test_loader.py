@@ -9,6 +9,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
@@ -123,6 +124,69 @@ def test_sample_rate():
         sample_rate(DataLoader(data, batch_sampler=[[0, 1], [2]]))
     with pytest.raises(ValueError, match=r"SubsetRandomSampler would be ignored.*Subset"):
         sample_rate(DataLoader(data, batch_size=2, sampler=SubsetRandomSampler([0, 1])))
+
+
+def test_batch_size_of_one_rank_is_that_of_a_share():
+    data = TensorDataset(torch.zeros(10, 1))
+    sampler = DistributedSampler(data, num_replicas=3, rank=0)
+    assert sample_rate(DataLoader(data, batch_size=2, sampler=sampler)) == 0.6
+
+
+class Truncated(BatchSampler):
+    """Poisson batches that are cut at their expected size, which Poisson accounting is not for."""
+
+    def __iter__(self):
+        drawn = (torch.rand(10) < 0.5).nonzero()[:, 0].tolist()
+        yield drawn[: self.batch_size]
+
+
+def test_batches_cut_in_their_own_way_are_refused():
+    data = TensorDataset(torch.zeros(10, 1))
+    loader = DataLoader(data, batch_sampler=Truncated(SequentialSampler(data), 5, False))
+    with pytest.raises(ValueError, match=r"Truncated would be ignored.*max_physical_batch"):
+        sample_rate(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("stop", [1, 3, 5, 7])
+def test_drawing_goes_on_where_training_stopped(kit, workers, limit, stop):
+    """Prefetching workers have drawn ahead by then; five batches are an epoch."""
+    from dpclip import PrivacyEngine
+
+    def start(seed):
+        model = kit.Mlp()
+        engine = PrivacyEngine(seed=seed)
+        made = engine.make_private(
+            module=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            data_loader=DataLoader(Numbers(40), batch_size=8, num_workers=workers),
+            noise_multiplier=0.0,
+            max_grad_norm=1.0,
+            grouping=micro_batches(4, slots="random"),
+            max_physical_batch=limit,
+        )
+        return engine, *made
+
+    def run(engine, model, optimizer, loader, until):
+        seen = []
+        while engine.steps < until:
+            for x, y in loader:
+                piece = engine._engine.yielded.piece
+                seen.append((piece.logical.number, piece.ids.tolist(), piece.slots.tolist()))
+                kit.mean_loss(model(x), y).backward()
+                optimizer.step()
+                if engine.steps == until:
+                    break
+        return seen
+
+    whole = run(*start(3), 10)
+    first = start(3)
+    before = run(*first, stop)
+    state = first[0].state_dict()
+    second = start(4)
+    second[0].load_state_dict(state)
+    assert before + run(*second, 10) == whole
 
 
 def test_persistent_workers_and_collate(kit):
