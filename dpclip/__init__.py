@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dpclip.checkpoints import Checkpoints
     from dpclip.grouping import by_key, micro_batches, per_core, per_sample
     from dpclip.noise import gaussian
     from dpclip.privacy_engine import PrivacyEngine
+    from dpclip.promises import check
     from dpclip.weighting import (
         chain,
         clip,
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "Checkpoints": "checkpoints",
     "PrivacyEngine": "privacy_engine",
     "by_key": "grouping",
     "chain": "weighting",
+    "check": "promises",
     "clip": "weighting",
     "clip_to_min": "weighting",
     "gaussian": "noise",
@@ -40,9 +44,11 @@ _HOME = {
 }
 
 __all__ = [
+    "Checkpoints",
     "PrivacyEngine",
     "by_key",
     "chain",
+    "check",
     "clip",
     "clip_to_min",
     "gaussian",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpclip.groups import Groups
 from dpclip.parts import Part
+from dpclip.precision import without_autocast
 from dpclip.units import Saved, Unit
 
 
@@ -88,7 +89,7 @@ class Arrival:
             return
         form = self.unit.form
         assert form is not None
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(grad.device):
             tensors = (*self.saved.tensors, *self.saved.known)
             inputs = [_leading(t, self.axis, self.batch.rows) for t in tensors]
             grad = grad if grad.shape == self.shape else grad.reshape(self.shape)

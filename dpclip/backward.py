@@ -12,6 +12,7 @@ from dpclip.groups import Groups
 from dpclip.ledger import Ledger
 from dpclip.parts import Part
 from dpclip.passes import Forward, Pass
+from dpclip.precision import without_autocast
 from dpclip.yielded import Yielded
 
 
@@ -44,7 +45,9 @@ class Backward:
         if piece is not None and rows > len(piece.slots) and self._yielded.done == 0:
             raise RuntimeError(
                 f"The model got {rows} samples, but the loader yielded {len(piece.slots)}. Train "
-                "on the batch as it comes; for evaluation use model.eval() or torch.no_grad()."
+                "on each batch as it comes, before the next is drawn (gradient accumulation draws "
+                "several at once: use larger logical batches and max_physical_batch); for "
+                "evaluation use model.eval() or torch.no_grad()."
             )
         return Forward(rows, piece, torch._C._current_graph_task_id())
 
@@ -110,9 +113,10 @@ class Backward:
     def _end(self) -> None:
         current = self._pass
         assert current is not None
-        for work in current.deferred:
-            work()
-        self._pass = None
-        self._yielded.done += current.forward.rows
-        with torch.no_grad():
-            self._finish(current)
+        with without_autocast(self._yielded.device):
+            for work in current.deferred:
+                work()
+            self._pass = None
+            self._yielded.done += current.forward.rows
+            with torch.no_grad():
+                self._finish(current)

@@ -60,7 +60,6 @@ class Engine:
         self.params = list(self.names.values())
         dtypes = [accumulated(p.dtype) for p in self.params]
         self._wide = max(dtypes, key=lambda dtype: dtype.itemsize)
-        self._device = self.params[0].device
         self._mixed = len(set(dtypes)) > 1
         self.state: State = self._fresh_state(mechanism.weighting)
         self._state_before = self.state  # at the start of the step, for one that is given up
@@ -107,9 +106,19 @@ class Engine:
 
     # ---- from the loader -------------------------------------------------------------------
 
-    def expect(self, piece: Piece) -> None:
-        """Called by the loader when it yields: the next rows are these records."""
+    def expect(self, piece: Piece, previous: Piece | None = None) -> None:
+        """Called by the loader when it yields: the next rows are these records.
+
+        Args:
+            piece: the physical batch.
+            previous: the one that the same iteration yielded before it.
+        """
         before = self.yielded.piece
+        if previous is not None and before is previous and not self.yielded.done:
+            self.mechanism.ledger.void(
+                "a batch was drawn before the one before it went through a backward (drawn ahead, "
+                "or skipped), so it is not known which records the model sees"
+            )
         if piece.first and self._passes:
             if before is not None and not before.last:
                 self._forget()  # an early break left a logical batch unfinished
@@ -149,8 +158,19 @@ class Engine:
                 self.witness.reach(current.gathered.entries)
         self._passes += 1
         self._weigh_and_sum(current)
+        # Whoever clips p.grad before the step must see the whole sum: clipping is no expansion
+        # of it, but clipping each of several parts would be.
+        if self._partial():
+            self._sums.hold()
+        else:
+            self._sums.total()
         if self.ranks is not None and self.yielded.complete:
             self._settle()
+
+    def _partial(self) -> bool:
+        """Returns True if the logical batch goes on in the next physical one."""
+        piece = self.yielded.piece
+        return piece is not None and not piece.last
 
     def _weigh_and_sum(self, current: Pass) -> None:
         piece, sizes, b = current.forward.piece, current.groups.sizes, current.forward.rows
@@ -212,7 +232,7 @@ class Engine:
             divisor: D.
         """
         taken = [gathered.taken(p) for p in self.params]
-        sizes = sizes.to(self._device)
+        sizes = sizes.to(self.params[0].device)
         scale = self._scale(b, sizes, alike)
         squares = [self._none(len(sizes)) if t is None else t[1] for t in taken]
         if self._mixed:
@@ -244,7 +264,7 @@ class Engine:
 
     def _none(self, count: int) -> Tensor:
         """Returns the squared norms [G] of a parameter that no gradient came back for."""
-        return torch.zeros(count, dtype=self._wide, device=self._device)
+        return torch.zeros(count, dtype=self._wide, device=self.params[0].device)
 
     def _scale(self, b: int, sizes: Tensor, alike: int | None) -> Tensor | float:
         """Returns [G] factors that turn summed rows into u_g, or one number for all groups.
@@ -265,6 +285,10 @@ class Engine:
         """Returns what the sum of weighted rows supports at the current state."""
         return self.mechanism.claim(self.state)
 
+    def why_not(self) -> list[str]:
+        """Returns the reasons for which nothing may be claimed; none if something may."""
+        return self.mechanism.why_not(self.state)
+
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """Adds noise once; on a piece that is not the last, keeps the sum and steps nothing."""
         args, kwargs = _run_closure(args, kwargs)
@@ -272,8 +296,8 @@ class Engine:
         piece = self.yielded.piece
         if not self._passes:
             self._check_idle()
-        elif piece is not None and not piece.last:
-            self._sums.hold()
+        elif self._partial():
+            self._sums.drop()
         else:
             with torch.no_grad():
                 self._release(piece)

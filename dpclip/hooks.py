@@ -8,7 +8,7 @@ and what a hook captures goes to the engine instead of to `p.grad_sample`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from dpclip.host import OpsHost
 from dpclip.native import refuse_native
 from dpclip.ops import Capture, Watched
 from dpclip.placement import Placement
+from dpclip.precision import autocast_now
 from dpclip.units import WHOLE, Saved, Unit, unit_of
 
 
@@ -31,6 +32,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
 
     def __init__(self, module: nn.Module, sink: Sink, batch_first: bool = True) -> None:
         self._sink = sink
+        self._autocast: torch.autocast | None = None  # as it was when the forward began
         self._units: list[Unit] = []
         self._open: list[Batch] = []
         self._placement = Placement(module, self._units, 0 if batch_first else 1, self._unhooked)
@@ -109,13 +111,15 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         """Lets modules run as if there were no hooks."""
         self.disable_hooks()
         try:
-            yield
+            with self._autocast or nullcontext():
+                yield
         finally:
             self.enable_hooks()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._active():
             self._put_back()
+            self._autocast = autocast_now(next(self._module.parameters()).device)
             batch = self._sink.begin_forward(self._rows_of(args, kwargs))
             self._open.append(batch)
             self._placement.enter((args, kwargs))

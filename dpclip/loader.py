@@ -26,7 +26,7 @@ from dpclip.draws import GivenBatches, PoissonBatches
 from dpclip.pieces import Draw, Piece, piece_of
 from dpclip.types import Grouping, Stream
 
-Expect = Callable[[Piece], None]
+Expect = Callable[[Piece, Piece | None], None]
 
 
 class _WithDraws(Dataset[Any]):
@@ -62,9 +62,12 @@ class PrivateLoader(DataLoader[Any]):
     Args:
         original: the user's loader.
         batches: what is drawn.
-        expect: told of every physical batch.
+        expect: told of every physical batch, and of the one before it.
         seed: of the workers.
     """
+
+    # Accelerate would build another loader of the parts of this one, without the announcements.
+    _is_accelerate_prepared = True
 
     def __init__(
         self,
@@ -94,9 +97,11 @@ class PrivateLoader(DataLoader[Any]):
         self._batches, self._expect = batches, expect
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        previous = None
         for piece, batch in super().__iter__():
             self._batches.reached(piece.logical.number)
-            self._expect(piece)
+            self._expect(piece, previous)
+            previous = piece
             yield batch
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from dpclip.ledger import Ledger
+from dpclip.ledger import NO_NOISE, Ledger
 from dpclip.sensitivity import Claim, claim
 from dpclip.types import GroupingFacts, Noise, State, Stream, Weighting
 
@@ -60,12 +60,13 @@ class Mechanism:
         """Adds a step of logical batches drawn at this rate to the account."""
         made = self.claim(state)
         if made.sensitivity is None:
-            self.ledger.void(made.because.removeprefix("No epsilon: ").removesuffix("."))
-        self.ledger.charge(self.noise_multiplier, made.count_shift)
+            self.ledger.void(made.because)
+        self.ledger.charge(self.noise_multiplier, made.count_shift, rate)
 
-    def why_not(self) -> list[str]:
-        """Returns the reasons, beside the claim itself, for which nothing may be claimed."""
-        reasons = list(self.ledger.reasons)
-        if self.noise_multiplier == 0 and "no noise was added" not in reasons:
-            reasons.append("no noise was added")
-        return reasons
+    def why_not(self, state: State) -> list[str]:
+        """Returns the reasons for which nothing may be claimed; none if something may."""
+        made = self.claim(state)
+        reasons = [made.because] if made.sensitivity is None else []
+        if not reasons and self.noise_multiplier == 0:
+            reasons = [NO_NOISE]
+        return list(dict.fromkeys([*reasons, *self.ledger.reasons]))

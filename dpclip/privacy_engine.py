@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 from dpclip.diagnostics import Diagnostics
 from dpclip.engine import Engine
 from dpclip.grouping import per_sample
-from dpclip.ledger import Ledger, check_accountant, noise_for
+from dpclip.ledger import NOT_POISSON, Ledger, check_accountant, noise_for
 from dpclip.loader import PrivateLoader, batches_of, check_loader, sample_rate
 from dpclip.mechanism import Mechanism
 from dpclip.noise import gaussian
 from dpclip.plan import plan_table
+from dpclip.promises import check
 from dpclip.ranks import Ranks
 from dpclip.refusals import (
     check_model,
@@ -27,6 +28,8 @@ from dpclip.refusals import (
     check_sigma,
     warn_by_position,
 )
+from dpclip.secure import KEY_BYTES
+from dpclip.secure import secure as secure_streams
 from dpclip.sensitivity import claim
 from dpclip.speed import Chooser, Memory
 from dpclip.streams import Streams, seeded
@@ -35,6 +38,7 @@ from dpclip.weighting import clip
 from dpclip.wrapped import ranks_for, silence, unwrapped
 from dpclip.yielded import Yielded
 
+_NOTHING = "Nothing is private yet. Call make_private first."
 _PER_SAMPLE = per_sample()
 _GAUSSIAN = gaussian()
 
@@ -44,7 +48,10 @@ class PrivacyEngine:
 
     Args:
         accountant: "prv" (default) or "rdp".
-        seed: seeds sampling and noise for experiments; None takes fresh entropy from the system.
+        seed: seeds sampling and noise, so that an experiment can be repeated; None takes fresh
+            entropy from the system.
+        secure: True draws batches and noise from a cryptographic generator, for a release that
+            must withstand an adversary. Such a run cannot be repeated.
         memory: "fast" forms the gradients of all groups of a layer wherever that is quickest;
             "low" keeps what they are made of where that is smaller; a number is the bytes that
             they may take together.
@@ -58,7 +65,8 @@ class PrivacyEngine:
     The last four change time and memory, and results by rounding only.
 
     Raises:
-        ValueError: an accountant that is not offered, or another kind of memory.
+        ValueError: an accountant that is not offered, another kind of memory, or a seed for secure
+            randomness.
     """
 
     def __init__(
@@ -66,16 +74,22 @@ class PrivacyEngine:
         accountant: str = "prv",
         *,
         seed: int | None = None,
+        secure: bool = False,
         memory: Memory = "fast",
         measure: bool = True,
         loop: bool = False,
         fixed_shape: bool = False,
     ) -> None:
         check_accountant(accountant)
-        self._accountant = accountant
+        self._ledger = Ledger(accountant)
         self._chooser, self._loop = Chooser(memory, measure), loop
         self._fixed_shape = fixed_shape
-        self._seed = seed
+        if secure and seed is not None:
+            raise ValueError(
+                f"secure=True with seed={seed}: randomness that can be repeated is not secure. "
+                "Leave one of the two out."
+            )
+        self._seed, self._secure = seed, secure
         self._engine: Engine | None = None
 
     def make_private(
@@ -137,12 +151,13 @@ class PrivacyEngine:
         check_loader(data_loader, grouping)
         facts = _facts(inner, rule)
         check_noise(noise_multiplier, rule, facts.bound)
+        check(rule, _shapes(inner))
         if noise_multiplier > 0 and grouping.facts.radii is None:
             warnings.warn(warn_by_position(grouping), stacklevel=2)
 
-        device = next(p for p in inner.parameters() if p.requires_grad).device
-        ranks = ranks_for(grouping, facts, device)
-        streams = self._streams(ranks, device)
+        like = next(p for p in inner.parameters() if p.requires_grad)
+        ranks = ranks_for(grouping, facts, like)
+        streams = self._streams(ranks, like.device)
         rate = sample_rate(data_loader) if poisson_sampling else None
         records = len(data_loader.dataset)  # type: ignore[arg-type]
         batches = batches_of(
@@ -164,7 +179,8 @@ class PrivacyEngine:
                 }
             )
             ranks.start_alike([*inner.parameters(), *inner.buffers()])
-        self._ledger = Ledger(self._accountant, rate)
+        if rate is None:
+            self._ledger.void(NOT_POISSON)
         engine = Engine(
             inner,
             optimizer,
@@ -172,7 +188,7 @@ class PrivacyEngine:
                 grouping.facts, rule, noise, noise_multiplier, streams.noise, self._ledger
             ),
             yielded=Yielded(
-                grouping, grouping.divisor(rate, records) if rate else None, streams.loose, device
+                grouping, grouping.divisor(rate, records) if rate else None, streams.loose, like
             ),
             mean=loss_reduction == "mean",
             batch_first=batch_first,
@@ -181,6 +197,7 @@ class PrivacyEngine:
             ranks=ranks,
         )
         self._engine, self._batches, self._streams_made = engine, batches, streams
+        self._rate = rate
         self._unsilence = silence(module)
         return (
             module,
@@ -190,6 +207,9 @@ class PrivacyEngine:
 
     def _streams(self, ranks: Ranks | None, device: torch.device) -> Streams:
         """Returns the streams of this engine, the same on all ranks."""
+        if self._secure:
+            key = secrets.token_bytes(KEY_BYTES)
+            return secure_streams(key if ranks is None else ranks.same_bytes(key))
         if ranks is None:
             return seeded(self._seed, device)
         if self._seed is not None:
@@ -225,14 +245,9 @@ class PrivacyEngine:
         claimed = claim(grouping.facts, _facts(unwrapped(module), rule))
         if claimed.sensitivity is None:
             raise ValueError(
-                f"target_epsilon={target_epsilon} cannot be met. {claimed.because} Use "
+                f"target_epsilon={target_epsilon} cannot be met: {claimed.because}. Use "
                 'per_sample(), slots="random" or slots="fixed" with a local weighting such as '
                 "clip(C)."
-            )
-        if claimed.count_shift:
-            raise ValueError(
-                "target_epsilon with a noised quantile is not solved for; choose noise_multiplier "
-                "yourself and read get_epsilon."
             )
         check_loader(data_loader, grouping)
         rate, steps = sample_rate(data_loader), epochs * len(data_loader)
@@ -240,7 +255,14 @@ class PrivacyEngine:
             module=module,
             optimizer=optimizer,
             data_loader=data_loader,
-            noise_multiplier=noise_for(self._accountant, target_epsilon, target_delta, rate, steps),
+            noise_multiplier=noise_for(
+                self._ledger.mechanism,
+                target_epsilon,
+                target_delta,
+                rate,
+                steps,
+                claimed.count_shift,
+            ),
             weighting=rule,
             grouping=grouping,
             noise=noise,
@@ -252,33 +274,34 @@ class PrivacyEngine:
     @property
     def _private(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("Nothing is private yet. Call make_private first.")
+            raise RuntimeError(_NOTHING)
         return self._engine
 
     def get_epsilon(self, delta: float) -> float:
         """Returns the add/remove epsilon spent so far at delta; inf where none may be claimed.
 
+        Phases of training add up: after `close()` this can still be asked, and another
+        `make_private`, e.g. with larger batches, goes on with the same account.
+
         Raises:
             ValueError: delta outside (0, 1).
         """
-        return self._ledger.epsilon(delta) if self._claims() else float("inf")
-
-    def _claims(self) -> bool:
-        engine = self._private
-        return engine.claim().sensitivity is not None and not engine.mechanism.why_not()
+        engine = self._engine
+        if engine is None and not self._ledger.history:
+            raise RuntimeError(_NOTHING)
+        if engine is not None and engine.why_not():
+            return float("inf")
+        return self._ledger.epsilon(delta)
 
     @property
     def guarantee(self) -> str:
         """One sentence: what is protected and why, or why nothing may be claimed."""
-        claimed = self._private.claim()
-        if claimed.sensitivity is None:
-            return claimed.because
-        if reasons := self._private.mechanism.why_not():
+        if reasons := self._private.why_not():
             return f"No epsilon: {'; '.join(reasons)}."
-        ledger = self._ledger
+        draws = "secure randomness" if self._secure else "randomness from a seed, for experiments"
         return (
-            f"{ledger.mechanism.upper()} accounting, Poisson sampling at q = "
-            f"{ledger.sample_rate:.4g}. {claimed.because}"
+            f"{self._ledger.accounting}, Poisson sampling at q = {self._rate:.4g}, {draws}: "
+            f"{self._private.claim().because}."
         )
 
     def diagnostics(self) -> Diagnostics:
@@ -316,8 +339,9 @@ class PrivacyEngine:
     @weighting.setter
     def weighting(self, rule: Weighting) -> None:
         engine = self._private
-        bound = rule.facts(rule.init([p.shape for p in engine.params])).bound
-        check_noise(engine.mechanism.noise_multiplier, rule, bound)
+        shapes = [p.shape for p in engine.params]
+        check_noise(engine.mechanism.noise_multiplier, rule, rule.facts(rule.init(shapes)).bound)
+        check(rule, shapes)
         engine.reweigh(rule)
 
     @property
@@ -329,7 +353,7 @@ class PrivacyEngine:
         """Returns what a checkpoint needs beside model and optimizer: tensors and plain values."""
         engine = self._private
         return {
-            "accountant": self._accountant,
+            "accountant": self._ledger.mechanism,
             "history": list(self._ledger.history),
             "reasons": list(self._ledger.reasons),
             "steps": engine.steps,
@@ -350,10 +374,10 @@ class PrivacyEngine:
             ValueError: another accountant wrote the state.
         """
         engine = self._private
-        if state["accountant"] != self._accountant:
+        if state["accountant"] != self._ledger.mechanism:
             raise ValueError(
                 f"The state is of accountant {state['accountant']!r}, this engine uses "
-                f"{self._accountant!r}. Build PrivacyEngine(accountant=...) alike."
+                f"{self._ledger.mechanism!r}. Build PrivacyEngine(accountant=...) alike."
             )
         self._ledger.history = [(float(s), float(q), int(n)) for s, q, n in state["history"]]
         self._ledger.reasons = list(state["reasons"])
@@ -375,6 +399,8 @@ class PrivacyEngine:
 
 def _facts(module: nn.Module, weighting: Weighting) -> WeightingFacts:
     """Returns what a weighting promises for a model, before anything is trained."""
-    return weighting.facts(
-        weighting.init([p.shape for p in module.parameters() if p.requires_grad])
-    )
+    return weighting.facts(weighting.init(_shapes(module)))
+
+
+def _shapes(module: nn.Module) -> list[torch.Size]:
+    return [p.shape for p in module.parameters() if p.requires_grad]

@@ -18,16 +18,16 @@ class Ranks:
     """All ranks of the default process group; every method is called by each of them alike.
 
     Args:
-        device: where messages are made; the backend must be able to send from there.
+        like: a parameter; messages are made where it is, and the backend must send from there.
 
     Attributes:
         rank: 0 .. count - 1.
         count: how many ranks there are.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, like: Tensor) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
-        self._device = device
+        self._like = like
 
     def agree(self, facts: Mapping[str, float]) -> None:
         """Raises ValueError on every rank unless all were given the same facts."""
@@ -47,7 +47,7 @@ class Ranks:
 
     def same_bytes(self, mine: bytes) -> bytes:
         """Returns the bytes of rank 0."""
-        message = torch.tensor(list(mine), dtype=torch.uint8, device=self._device)
+        message = torch.tensor(list(mine), dtype=torch.uint8, device=self._like.device)
         self.start_alike([message])
         return bytes(message.tolist())
 
@@ -69,7 +69,7 @@ class Ranks:
             stats: of this rank's group; G is 0 for a rank without a record, else 1.
         """
         layers, held = len(stats.layer_norms), len(stats.norms)
-        mine = torch.zeros(layers + 2, dtype=torch.float64, device=self._device)
+        mine = torch.zeros(layers + 2, dtype=torch.float64, device=self._like.device)
         if held:
             mine[0], mine[1] = 1.0, stats.sizes[0]
             mine[2:] = stats.layer_norms[:, 0]
@@ -92,7 +92,7 @@ class Ranks:
 
     def _every(self, mine: Tensor, doing: str) -> Tensor:
         """Returns [ranks, *] what each rank gave."""
-        mine = mine.to(self._device)
+        mine = mine.to(self._like.device)
         every = [torch.empty_like(mine) for _ in range(self.count)]
         self._do(doing, lambda: dist.all_gather(every, mine))
         return torch.stack(every).cpu()

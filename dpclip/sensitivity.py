@@ -15,7 +15,7 @@ class Claim(NamedTuple):
         noise_scale: the number that noise_multiplier is multiplied with, or None where noise
             would mean nothing because no row is bounded.
         sensitivity: add/remove sensitivity of the sum, or None where nothing may be claimed.
-        because: one sentence.
+        because: why, as the end of a sentence.
         count_shift: effect of one record on a released count, over the count's noise std.
     """
 
@@ -33,11 +33,11 @@ def claim(grouping: GroupingFacts, weighting: WeightingFacts) -> Claim:
     """
     bound = weighting.bound
     if bound is None:
-        return Claim(None, None, f"No epsilon: {weighting.because}.")
+        return Claim(None, None, weighting.because)
     if not weighting.local:
-        return Claim(bound, None, f"No epsilon: {weighting.because}.")
+        return Claim(bound, None, weighting.because)
     if grouping.radii is None:
-        return Claim(bound, None, f"No epsilon: {grouping.because}.")
+        return Claim(bound, None, grouping.because)
     sensitivity = grouping.radii * bound
     shift = 0.0
     if weighting.count_noise is not None:
@@ -47,9 +47,9 @@ def claim(grouping: GroupingFacts, weighting: WeightingFacts) -> Claim:
     return Claim(
         sensitivity,
         sensitivity,
-        f"Adding or removing one {grouping.unit} moves the sum by at most {sensitivity:.4g}: "
+        f"adding or removing one {grouping.unit} moves the sum by at most {sensitivity:.4g}: "
         f"{weighting.because} and {grouping.because}; replacing one, which epsilon is not about, "
-        f"moves it by at most {grouping.replace_one} with C = {bound:.4g}.",
+        f"moves it by at most {grouping.replace_one} with C = {bound:.4g}",
         shift,
     )
 
@@ -60,6 +60,29 @@ def effective_multiplier(noise_multiplier: float, count_shift: float) -> float:
     Two Gaussian mechanisms on the same records are one with z = (z_rows^-2 + z_count^-2)^(-1/2)
     (Andrew et al. 2021, Theorem 1).
     """
-    if noise_multiplier == 0:
-        return 0.0
+    if noise_multiplier == 0 or count_shift == 0:
+        return noise_multiplier
     return 1 / math.hypot(1 / noise_multiplier, count_shift)
+
+
+def rows_multiplier(effective: float, count_shift: float) -> float:
+    """Returns the noise multiplier of the rows that, with the count, has this effective one.
+
+    It solves Theorem 1 of Andrew et al. 2021 for z_rows = (z^-2 - z_count^-2)^(-1/2), and rounds
+    up: `effective_multiplier` of what it returns is never below `effective`.
+
+    Raises:
+        ValueError: the count alone has less noise than that.
+    """
+    share = effective * count_shift
+    if share > 1 - 1e-9:
+        raise ValueError(
+            f"A count that one record moves by {count_shift:.4g} noise std has a multiplier of "
+            f"{1 / count_shift:.4g}: no noise on the rows makes both together {effective:.4g}. "
+            "Give the count more noise."
+        )
+    # 1 - share^2 in this form keeps its digits where the two are nearly equal.
+    rows = effective / math.sqrt((1 - share) * (1 + share))
+    while effective_multiplier(rows, count_shift) < effective:
+        rows *= 1 + 1e-15 * (1 + rows / effective) ** 2
+    return rows

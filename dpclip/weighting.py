@@ -195,15 +195,16 @@ def per_layer(rule: Weighting) -> Weighting:
 
     def facts(state: State) -> WeightingFacts:
         promises = [rule.facts(split(state, i)) for i in range(int(state[layers]))]
-        bounds = [p.bound for p in promises]
-        first = promises[0]
-        if any(b is None for b in bounds):
-            return first
-        total = math.sqrt(sum(b * b for b in bounds if b is not None))
-        why = f"its {len(bounds)} layers together are at most {total:.3g} long"
+        bounds = [p.bound for p in promises if p.bound is not None]
         # One noised count for each layer would have to be composed L times.
-        local = first.local and first.count_noise is None
-        return WeightingFacts(total, local, why if local else first.because)
+        joint = next((p for p in promises if not p.local or p.count_noise is not None), None)
+        if free := next((p for p in promises if p.bound is None), None):
+            return WeightingFacts(None, joint is None, free.because)
+        total = math.hypot(*bounds)
+        if joint is not None:
+            return WeightingFacts(total, False, joint.because)
+        why = f"its {len(bounds)} layers together are at most {total:.3g} long"
+        return WeightingFacts(total, True, why)
 
     def carry(before: State, after: State) -> Tensor:
         assert rule.carry is not None

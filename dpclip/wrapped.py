@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dpclip.ranks import Ranks
@@ -34,7 +33,7 @@ def silence(module: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def ranks_for(grouping: Grouping, weighting: WeightingFacts, device: torch.device) -> Ranks | None:
+def ranks_for(grouping: Grouping, weighting: WeightingFacts, like: Tensor) -> Ranks | None:
     """Returns the ranks that train together, None for one process.
 
     Raises:
@@ -59,4 +58,4 @@ def ranks_for(grouping: Grouping, weighting: WeightingFacts, device: torch.devic
             f"other groups ({weighting.because}): a rank knows its own groups only. Use "
             "per_core(), whose groups are the ranks, or a weighting such as clip(C)."
         )
-    return Ranks(device)
+    return Ranks(like)

@@ -18,7 +18,7 @@ class Yielded:
         grouping: groups rows that did not come from the loader.
         divisor: public constants of the grouping, or None.
         stream: source of slots for such rows.
-        device: where group numbers go.
+        like: a parameter; group numbers go where it is, also after it was moved.
 
     Attributes:
         piece: the batch, None before the first.
@@ -26,12 +26,17 @@ class Yielded:
     """
 
     def __init__(
-        self, grouping: Grouping, divisor: Divisor | None, stream: Stream, device: torch.device
+        self, grouping: Grouping, divisor: Divisor | None, stream: Stream, like: Tensor
     ) -> None:
         self.grouping, self.divisor = grouping, divisor
-        self._stream, self._device = stream, device
+        self._stream, self._like = stream, like
         self.piece: Piece | None = None
         self.done = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where group numbers go."""
+        return self._like.device
 
     def take(self, piece: Piece) -> None:
         """Takes what the loader yields."""
@@ -63,10 +68,10 @@ class Yielded:
         piece, rows = batch.piece, batch.rows
         if piece is not None and self._is_next(batch):
             part = slice(self.done, self.done + rows)
-            groups = groups_of(piece.slots[part], piece.real[part], self._device)
+            groups = groups_of(piece.slots[part], piece.real[part], self.device)
             return Assigned(groups, self.count(piece))
         if piece is not None and rows == len(piece.slots):  # a second loss on the same records
-            return Assigned(groups_of(piece.slots, piece.real, self._device), self.count(piece))
+            return Assigned(groups_of(piece.slots, piece.real, self.device), self.count(piece))
         if self.grouping.needs_ids:
             raise RuntimeError(
                 f"{self.grouping.label} needs to know which records are in the batch, and these "
@@ -74,7 +79,7 @@ class Yielded:
                 "over that loader, and use each batch once."
             )
         slots = self.grouping.assign(Members(rows, None, 0, self._stream))
-        groups = groups_of(slots, None, self._device)
+        groups = groups_of(slots, None, self.device)
         return Assigned(groups, float(groups.count))
 
     def count(self, piece: Piece) -> float:

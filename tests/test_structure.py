@@ -10,8 +10,8 @@ PACKAGES = ("dpclip", "canaries", "audits", "reports")
 # Inside dpclip, each name may import those before it; names of one tuple do not import each other.
 LAYERS = (
     ("types",),
-    ("grouping", "weighting", "noise", "streams", "groups", "pieces", "ranks"),
-    ("sensitivity", "check", "draws", "parts", "diagnostics", "wrapped", "witness"),
+    ("grouping", "weighting", "noise", "streams", "groups", "pieces", "ranks", "precision"),
+    ("sensitivity", "promises", "draws", "parts", "diagnostics", "wrapped", "witness", "secure"),
     ("loader",),
     ("aliases", "anchor", "native", "outputs", "swapping"),
     ("layers", "speed"),

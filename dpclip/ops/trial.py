@@ -161,7 +161,7 @@ def _differs(one: Tensor, other: Tensor) -> Tensor:
     gap = (one - other).abs()
     odd = one.isfinite() != other.isfinite()
     finite = gap.nan_to_num(0.0, 0.0, 0.0)
-    return odd | (finite > 1e-3 * finite.max()) & (finite > 1e2 * _rounding(one))
+    return odd | (finite > 1e-3 * finite.max()) & (finite > 4 * _rounding(one))
 
 
 def _rounding(tensor: Tensor) -> Tensor:

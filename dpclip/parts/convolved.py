@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -10,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpclip.groups import Groups, sections
+from dpclip.groups import Groups, sections, segment_sum
 from dpclip.parts.formed import Formed
-from dpclip.parts.part import Part, row_squares, silenced, weighted
+from dpclip.parts.part import Part, row_squares, silenced, weighted, with_rounding
 
 _TOGETHER = 2**18
 """Kernel elements that one call may form: small kernels share a call, whose start costs as much as
@@ -62,7 +63,10 @@ class Convolved:
 
     def squares(self) -> Tensor:
         """See `Part`. A few kernels are held at a time."""
-        return torch.cat([row_squares(rows) for rows in self._chunks()])
+        found = torch.cat([row_squares(rows) for rows in self._chunks()])
+        both = [segment_sum(row_squares(samples), self.groups) for samples in (self.a, self.g)]
+        places = math.prod(self.layer.kernel_size)  # each of which may meet all of both
+        return with_rounding(found, both[0].mul_(both[1]).mul_(places).sqrt_())
 
     def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
         """See `Part`."""

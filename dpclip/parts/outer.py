@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from dpclip.groups import Groups, sections
-from dpclip.parts.part import Part, accumulated, row_squares, silenced, weighted
+from dpclip.parts.part import (
+    Part,
+    accumulated,
+    row_squares,
+    silenced,
+    weighted,
+    with_rounding,
+)
 
 _CANCELLED = 1e-3
 """A Gram norm below this share of what it is a difference of has lost its digits."""
@@ -74,8 +81,8 @@ class Outer:
     def squares(self) -> Tensor:
         """See `Part`. By the Gram matrices of a and g where they are smaller than a row."""
         if self.groups.equal is None:
-            return torch.stack([_square(a[None], g[None])[0] for a, g in self._sections()])
-        return _square(*self._folded())
+            return torch.cat([_squares(a[None], g[None]) for a, g in self._sections()])
+        return _squares(*self._folded())
 
     def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
         """See `Part`."""
@@ -114,14 +121,17 @@ def gram_is_cheaper(n: int, i: int, o: int) -> bool:
     return n * (i + o) <= i * o
 
 
-def _square(a: Tensor, g: Tensor) -> Tensor:
+def _squares(a: Tensor, g: Tensor) -> Tensor:
     """Returns [G] squared norms of g^T a for a [G, n, i] and g [G, n, o]."""
     wide = accumulated(g.dtype)
-    n = a.shape[1]
-    if n == 1:
-        long_a = torch.linalg.vector_norm(a, dim=(1, 2), dtype=wide)
-        single: Tensor = long_a.mul_(torch.linalg.vector_norm(g, dim=(1, 2), dtype=wide))
-        return single.square_()
+    long_a = torch.linalg.vector_norm(a, dim=(1, 2), dtype=wide)
+    terms: Tensor = long_a.mul_(torch.linalg.vector_norm(g, dim=(1, 2), dtype=wide))
+    return terms.square_() if a.shape[1] == 1 else with_rounding(_square(a, g), terms)
+
+
+def _square(a: Tensor, g: Tensor) -> Tensor:
+    """Returns the same, as exact as the products are."""
+    wide, n = accumulated(g.dtype), a.shape[1]
     if a.dtype != wide:  # half precision has too few digits for differences of products
         a, g = a.to(wide), g.to(wide)
     # On a GPU, looking for lost digits would be a wait.

@@ -61,6 +61,20 @@ def row_squares(rows: Tensor) -> Tensor:
     return norms.square_()
 
 
+def with_rounding(squares: Tensor, terms: Tensor) -> Tensor:
+    """Returns [G] squared norms that a row is not longer than when it is summed beside others.
+
+    Where rows are never formed, their weighted sum is rounded to the size of the terms that it
+    adds up; terms of one row that cancel each other would wipe out the digits of all others, and
+    their small norm would not have told.
+
+    Args:
+        squares: [G] of the rows.
+        terms: [G] upper bounds on the length of the terms of each row together.
+    """
+    return squares.add_((torch.finfo(squares.dtype).eps * terms).square_())
+
+
 def weighted(rows: Tensor, groups: Groups, factors: Tensor, valid: Tensor | None) -> Tensor:
     """Returns samples [R, ...] times their group's factor [G]; exactly 0 in groups not valid.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpclip.groups import Groups
-from dpclip.parts.part import Part, accumulated
+from dpclip.parts.part import Part, accumulated, with_rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,9 @@ class Scattered:
         met = torch.zeros_like(self.g, dtype=wide).index_add_(0, where, self.g[order].to(wide))
         owner = torch.zeros_like(self.owner).index_copy_(0, where, self.owner[order])
         found = met.new_zeros(self.groups.count)
-        return found.index_add_(0, owner, torch.linalg.vecdot(met, met))
+        lengths = torch.linalg.vector_norm(self.g, dim=1, dtype=wide)
+        terms = torch.zeros_like(found).index_add_(0, self.owner, lengths)
+        return with_rounding(found.index_add_(0, owner, torch.linalg.vecdot(met, met)), terms)
 
     def summed(self, factors: Tensor, valid: Tensor | None) -> Tensor:
         """See `Part`."""

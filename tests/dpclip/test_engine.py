@@ -334,3 +334,42 @@ def test_ctc_and_cross_entropy_survive_empty_batches(kit):
         assert not torch.equal(before, model.weight)
     assert empty > 5 and engine.steps == 50
     assert 0 < engine.get_epsilon(1e-5) < float("inf")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_autocast_loses_nothing_of_the_bound(kit, inside):
+    """Also where backward runs inside of it, whose products would have three digits."""
+    torch.set_default_dtype(torch.float32)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 5), torch.nn.LayerNorm(5)
+    )
+    data = TensorDataset(torch.randn(60, 5, 64))
+    trained = kit.private(model, data, batch_size=1, max_grad_norm=1e-3, lr=0.0)
+    seen = 0
+    for (x,) in trained.loader:
+        real = int(trained.inner.yielded.piece.real.sum())
+        trained.optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = trained.model(x).float().square().mean()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        if real == 1:
+            seen += 1
+            length = float(torch.cat([g.flatten() for g in trained.grads]).norm())
+            assert length == pytest.approx(1e-3, rel=1e-5)
+        trained.optimizer.step()
+    assert seen > 10
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_model_may_be_cast_after_it_was_made_private(kit, loop):
+    """As trainers move it; where it is, is asked in each forward."""
+    torch.set_default_dtype(torch.float32)
+    trained = kit.private(kit.Mlp(), kit.vectors(), weighting=clip(0.3), loop=loop)
+    trained.model.double()
+    trained.twin.model.double()
+    x, y = next(iter(trained.loader))
+    kit.mean_loss(trained.model(x.double()), y).backward()
+    kit.close(trained.grads, trained.expected(x.double(), y))
