@@ -24,6 +24,7 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.step_time
 	$(BIN)/python -m benchmarks.peak_memory
 	$(BIN)/python -m benchmarks.losses
+	$(BIN)/python -m benchmarks.randomness
 
 ui: $(VENV)/core
 	$(BIN)/dpclip ui --store $(STORE)

@@ -184,7 +184,7 @@ def spent(mechanism: str, history: History, delta: float) -> Spent:
     told = f"{len(pairs)} kinds of steps rounded up to {len(few)}" if len(few) < len(pairs) else ""
     bound = Spent(_converted(_total(few), delta), "rdp", told)
     if mechanism == "rdp" or bound.epsilon == 0:
-        return bound
+        return bound._replace(by=mechanism)
     found = _prv(few, delta)
     if isinstance(found, str):
         return bound._replace(because=found)
@@ -407,4 +407,4 @@ def _between(low: tuple[float, float], high: tuple[float, float], aim: float, tu
     part = 0.5
     if turn % 4 != 3 and low[1] > 0 and high[1] < math.inf:
         part = math.log(aim / low[1]) / math.log(high[1] / low[1])
-    return low[0] * (high[0] / low[0]) ** min(max(part, 0.02), 0.98)
+    return low[0] * math.pow(high[0] / low[0], min(max(part, 0.02), 0.98))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor
 
 from dpclip.ledger import NO_NOISE, Ledger
@@ -51,10 +52,14 @@ class Mechanism:
         if std == 0:
             return
         for grad in grads:
-            before = grad.clone() if look else grad
-            grad += self._noise.sample(grad, std, self.stream)
+            # In half precision, noise that is rounded first would swallow what it is added to.
+            wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
+            before = wide.clone() if look else wide
+            wide += self._noise.sample(wide, std, self.stream)
             if look:
-                look(grad - before)
+                look(wide - before)
+            if wide is not grad:
+                grad.copy_(wide)
 
     def charge(self, state: State, rate: float | None) -> None:
         """Adds a step of logical batches drawn at this rate to the account."""

@@ -38,6 +38,10 @@ from dpclip.weighting import clip
 from dpclip.wrapped import ranks_for, silence, unwrapped
 from dpclip.yielded import Yielded
 
+_HALF = (
+    "gradients of half precision are rounded before they get noise, which moves them by more than "
+    "the sensitivity (keep the weights in float32 and use torch.autocast)"
+)
 _NOTHING = "Nothing is private yet. Call make_private first."
 _PER_SAMPLE = per_sample()
 _GAUSSIAN = gaussian()
@@ -91,6 +95,7 @@ class PrivacyEngine:
             )
         self._seed, self._secure = seed, secure
         self._engine: Engine | None = None
+        self._phase = 0  # how many models, or the same one again, were made private before
 
     def make_private(
         self,
@@ -181,6 +186,8 @@ class PrivacyEngine:
             ranks.start_alike([*inner.parameters(), *inner.buffers()])
         if rate is None:
             self._ledger.void(NOT_POISSON)
+        if any(p.requires_grad and p.dtype.itemsize < 4 for p in inner.parameters()):
+            self._ledger.void(_HALF)
         engine = Engine(
             inner,
             optimizer,
@@ -198,6 +205,7 @@ class PrivacyEngine:
         )
         self._engine, self._batches, self._streams_made = engine, batches, streams
         self._rate = rate
+        self._phase += 1
         self._unsilence = silence(module)
         return (
             module,
@@ -206,15 +214,19 @@ class PrivacyEngine:
         )
 
     def _streams(self, ranks: Ranks | None, device: torch.device) -> Streams:
-        """Returns the streams of this engine, the same on all ranks."""
+        """Returns the streams of this engine, the same on all ranks, other ones in each phase."""
+        if ranks is not None:
+            ranks.agree(
+                {"secure": float(self._secure), "a seed was given": float(self._seed is not None)}
+            )
         if self._secure:
             key = secrets.token_bytes(KEY_BYTES)
             return secure_streams(key if ranks is None else ranks.same_bytes(key))
         if ranks is None:
-            return seeded(self._seed, device)
+            return seeded(self._seed, device, self._phase)
         if self._seed is not None:
             ranks.agree({"the seed": float(self._seed)})
-            return seeded(self._seed, device)
+            return seeded(self._seed, device, self._phase)
         return seeded(int.from_bytes(ranks.same_bytes(secrets.token_bytes(16))), device)
 
     def make_private_with_epsilon(
@@ -354,6 +366,7 @@ class PrivacyEngine:
         engine = self._private
         return {
             "accountant": self._ledger.mechanism,
+            "secure": self._secure,
             "history": list(self._ledger.history),
             "reasons": list(self._ledger.reasons),
             "steps": engine.steps,
@@ -371,9 +384,14 @@ class PrivacyEngine:
         with its epoch.
 
         Raises:
-            ValueError: another accountant wrote the state.
+            ValueError: the state is of another accountant, or of another kind of randomness.
         """
         engine = self._private
+        if state["secure"] != self._secure:
+            raise ValueError(
+                f"The state is of a run with secure={state['secure']}, this engine has "
+                f"secure={self._secure}. Build PrivacyEngine(secure=...) alike."
+            )
         if state["accountant"] != self._ledger.mechanism:
             raise ValueError(
                 f"The state is of accountant {state['accountant']!r}, this engine uses "

@@ -170,6 +170,9 @@ class Checkpoints:
         """Returns the settings, with the weighting that is in use: a rule cannot be saved."""
         return self._settings | {"weighting": self._engine.weighting.label}
 
+    def _layout(self) -> dict[str, Any]:
+        return layout_of(self._engine, self._module, self._optimizer)
+
     def _collected(self, extra: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns (weights, everything else); every rank must call it."""
         held = self._module.state_dict()
@@ -177,7 +180,7 @@ class Checkpoints:
         device = next(self._module.parameters()).device
         return weights, {
             "settings": self._now(),
-            "layout": layout_of(self._module, self._optimizer),
+            "layout": self._layout(),
             "journal": self._account.noted(),
             "noise_multiplier": self._engine.noise_multiplier,
             "engine": self._engine.state_dict(),
@@ -204,7 +207,7 @@ class Checkpoints:
             try:
                 weights, state = stored(path)
                 check_weights(weights, self._module)
-                check_layout(state["layout"], layout_of(self._module, self._optimizer))
+                check_layout(state["layout"], self._layout())
             except Unusable as why:
                 refused[path] = str(why)
                 continue

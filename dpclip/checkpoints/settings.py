@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from dpclip.checkpoints.sealed import Unusable
 from dpclip.draws import PoissonBatches
 from dpclip.privacy_engine import PrivacyEngine
-from dpclip.wrapped import unwrapped
 
 
 def settings_of(engine: PrivacyEngine) -> dict[str, Any]:
@@ -53,10 +52,11 @@ def check_settings(found: dict[str, Any], wanted: dict[str, Any], where: str) ->
         )
 
 
-def layout_of(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Returns what the states of model and optimizer are laid out by."""
-    names = {p: name for name, p in unwrapped(module).named_parameters()}
+def layout_of(engine: PrivacyEngine, module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Returns what the states of engine, model and optimizer are laid out by."""
+    names = {p: name for name, p in module.named_parameters()}
     return {
+        "engine": sorted(engine.state_dict()),
         "optimizer": type(optimizer).__name__,
         "parameters": [[names.get(p, "?") for p in g["params"]] for g in optimizer.param_groups],
         "trained": [name for p, name in names.items() if p.requires_grad],
@@ -68,8 +68,8 @@ def check_layout(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, mine in wanted.items():
         if found[name] != mine:
             raise Unusable(
-                f"it is of another model or optimizer: {name} {_short(found[name])}, here "
-                f"{_short(mine)}"
+                f"it is of another model, optimizer or version: {name} {_short(found[name])}, "
+                f"here {_short(mine)}"
             )
 
 

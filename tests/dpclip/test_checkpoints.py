@@ -482,8 +482,25 @@ def test_another_model_is_named(two):
 
 
 def test_another_optimizer_is_named(two):
-    with pytest.raises(RuntimeError, match="another model or optimizer: optimizer Adam, here SGD"):
+    with pytest.raises(RuntimeError, match=r"another .*optimizer or version: .* Adam, here SGD"):
         build(Job(tied=True, optimizer="sgd")).checkpoints(two[0]).resume()
+
+
+def test_another_order_of_parameters_is_named(two):
+    made = build(Job(tied=True))
+    made.optimizer.param_groups[0]["params"].reverse()
+    with pytest.raises(RuntimeError, match=r"parameters \[\['first.weight'.*here \[\['last.bias'"):
+        made.checkpoints(two[0]).resume()
+
+
+def test_the_state_of_another_version_is_named(two, monkeypatch):
+    made = build(Job(tied=True))
+    state = made.engine.state_dict() | {"more": 1}
+    monkeypatch.setattr(made.engine, "state_dict", lambda: state)
+    before = untouched(made)
+    with pytest.raises(RuntimeError, match="another .*version: engine .*'more'"):
+        made.checkpoints(two[0]).resume()
+    assert untouched(made) == before
 
 
 def test_other_settings_are_named(two):

@@ -53,3 +53,9 @@ def test_rounding_is_no_meeting():
     one, batch = torch.ones(1, 3), torch.full((2, 3), 1.0 + 1e-5)
     assert first_meeting(model, model, one, batch, 1) is None
     assert first_meeting(model, model, one, batch, 1, tolerance=1e-6) == "0 (Identity)"
+
+
+def test_outputs_that_are_changed_in_place_afterwards():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), Centred(0))
+    x = torch.randn(4, 3)
+    assert first_meeting(model, model, x[1:2], x, 1) == "2 (Centred)"

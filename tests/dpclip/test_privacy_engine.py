@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from dpclip import (
     per_sample,
     quantile,
 )
+from dpclip.ledger import epsilon
 
 CLAIMED = [
     per_sample(),
@@ -446,3 +448,91 @@ def test_state_of_another_accountant(kit):
     train(kit, trained)
     trained.engine.load_state_dict(trained.engine.state_dict())
     assert trained.engine.steps == 5
+
+
+# ---- several phases ----------------------------------------------------------------------------
+
+
+def phase(kit, engine, model, batch_size, **how):
+    """Trains one epoch; returns p.grad after the last step, and hands the model back."""
+    torch.manual_seed(0)
+    _, optimizer, loader = engine.make_private(
+        module=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
+        data_loader=DataLoader(kit.vectors(), batch_size=batch_size),
+        noise_multiplier=1.0,
+        max_grad_norm=1e-9,
+        **how,
+    )
+    for x, y in loader:
+        optimizer.zero_grad()
+        kit.mean_loss(model(x), y).backward()
+        optimizer.step()
+    engine.close()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def test_phases_of_training_add_up(kit):
+    """Each with its own rate, and with noise of its own though the seed is one."""
+    engine, model = PrivacyEngine(seed=5), kit.Mlp()
+    first = phase(kit, engine, model, 8)
+    one = engine.get_epsilon(1e-5)
+    second = phase(kit, engine, model, 8)
+    phase(kit, engine, model, 20)
+    wanted = epsilon("prv", [(1.0, 0.2, 10), (1.0, 0.5, 2)], 1e-5)
+    assert one < engine.get_epsilon(1e-5) == wanted < math.inf
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    phase(kit, engine, model, 8, poisson_sampling=False)
+    assert engine.get_epsilon(1e-5) == math.inf
+
+
+def test_noise_multiplier_and_weighting_may_change_between_steps(kit):
+    """Noise follows the bound, and each step is charged as it was."""
+    trained = kit.private(
+        Wide(), kit.vectors(), max_grad_norm=1e-6, noise_multiplier=1.0, lr=0.0, batch_size=20
+    )
+    noise_of_a_step(trained, kit)
+    trained.engine.noise_multiplier, trained.engine.weighting = 2.0, clip(1e-5)
+    noise = noise_of_a_step(trained, kit)
+    std = 2.0 * 1e-5 / 20
+    assert abs(float((noise / std).square().mean()) - 1) < 4.5 * math.sqrt(2 / len(noise))
+    assert trained.inner.mechanism.ledger.history == [(1.0, 0.5, 1), (2.0, 0.5, 1)]
+    x, y = next(iter(trained.loader))
+    kit.mean_loss(trained.model(x), y).backward()
+    with pytest.raises(RuntimeError, match="between backward"):
+        trained.engine.weighting = clip(1.0)
+    trained.optimizer.step()
+    with pytest.raises(ValueError, match="no amount of noise means anything"):
+        trained.engine.weighting = clip_to_min()
+    with pytest.raises(ValueError, match="expected a number >= 0"):
+        trained.engine.noise_multiplier = math.nan
+    assert trained.engine.weighting.label == "clip(1e-05)"
+    trained.engine.noise_multiplier = 0.0
+    assert trained.engine.get_epsilon(1e-5) == math.inf
+    trained.engine.weighting = clip_to_min()
+    trained.optimizer.step()
+    assert "depends on the other groups" in trained.engine.guarantee
+
+
+def test_half_precision_parameters_claim_nothing(kit):
+    """Their sum is rounded before it gets noise; one row of length C was seen to move it by 1.4 C."""
+    torch.set_default_dtype(torch.float32)
+    trained = kit.private(
+        kit.Mlp().bfloat16(), kit.vectors(), max_grad_norm=1.0, noise_multiplier=1.0
+    )
+    assert trained.engine.get_epsilon(1e-5) == math.inf
+    assert "half precision" in trained.engine.guarantee
+
+
+def test_secure_randomness_has_no_seed():
+    with pytest.raises(ValueError, match="secure=True with seed=0"):
+        PrivacyEngine(secure=True, seed=0)
+
+
+def test_a_false_promise_is_found_when_the_engine_is_made(kit):
+    rule = clip(1.0)
+    double = replace(rule, label="double()", weigh=lambda s, t: (2 * rule.weigh(s, t)[0], t))
+    model = kit.Mlp()
+    with pytest.raises(ValueError, match=r"double\(\)"):
+        kit.private(model, kit.vectors(), weighting=double)
+    assert not any(m._forward_hooks for m in model.modules())

@@ -217,6 +217,7 @@ def test_modes_gradients_and_attributes(kit, training):
         kit.mean_loss(run.model(x), y).backward()
         run.optimizer.step()
     weight, attributes = run.model.layers[0].weight, set(vars(run.model))
+    hooks = [(len(m._forward_pre_hooks), len(m._forward_hooks)) for m in run.model.modules()]
     grads = {p: (p.grad, p.grad.clone()) for p in run.model.parameters()}
     run.model.train(training)
     with torch.no_grad():
@@ -227,6 +228,37 @@ def test_modes_gradients_and_attributes(kit, training):
         )
     assert report.rows.change < 1e-12
     assert run.model.training is training and set(vars(run.model)) == attributes
-    assert run.inner.hooks.hooks_enabled and run.model.layers[0].weight is weight
+    now = [(len(m._forward_pre_hooks), len(m._forward_hooks)) for m in run.model.modules()]
+    assert now == hooks and run.inner.hooks.hooks_enabled
+    assert run.model.layers[0].weight is weight
     for param, (grad, values) in grads.items():
         assert param.grad is grad and torch.equal(grad, values)
+
+
+class Mixup(nn.Module):
+    """Draws in batches alone, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x if len(x) == 1 else 0.7 * x + 0.3 * x[torch.randperm(len(x))]
+
+
+def test_a_look_that_finds_something_leaves_no_trace_either(kit):
+    model = nn.Sequential(nn.Linear(6, 6), Mixup(), nn.Linear(6, 5))
+    run = kit.private(model, kit.vectors(), noise_multiplier=1.0, max_grad_norm=1.0)
+    for x, y in itertools.islice(run.loader, 1):
+        kit.mean_loss(model(x), y).backward()
+        run.optimizer.step()
+    source = DataLoader(kit.vectors())
+    numbers, calls = torch.get_rng_state(), model[1].calls.clone()
+    report = examine(
+        run.inner,
+        source,
+        lambda batch: kit.mean_loss(model(batch[0]), batch[1]),
+    )
+    assert not report.sound
+    assert torch.equal(torch.get_rng_state(), numbers) and torch.equal(model[1].calls, calls)
