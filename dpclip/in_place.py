@@ -17,7 +17,6 @@ def in_place(engine: Engine) -> Iterator[Finding]:
     yield from _step_hook(engine)
     yield from _capture(engine)
     yield from _parameters(engine)
-    yield from _batches(engine)
     yield from _ranks(engine)
 
 
@@ -63,18 +62,6 @@ def _parameters(engine: Engine) -> Iterator[Finding]:
     if changed := engine.witness.converted():
         text = f"of another precision or device than in the first step: {listed(changed)}"
         yield Finding(False, f"{text}; {again}")
-
-
-def _batches(engine: Engine) -> Iterator[Finding]:
-    """Compares the loader's place with the steps taken."""
-    piece = engine.yielded.piece
-    at = 0 if piece is None else piece.logical.number + 1
-    if at > engine.steps + 1:
-        yield Finding(
-            False,
-            f"the loader stands at its batch {at} after {engine.steps} steps: epochs were ended "
-            "early, or something else was trained on the others",
-        )
 
 
 def _ranks(engine: Engine) -> Iterator[Finding]:

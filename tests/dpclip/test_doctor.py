@@ -149,12 +149,6 @@ def test_a_copy_that_trains_on(loop):
     assert_void_already(run, "a second batch was drawn")
 
 
-def test_batches_that_nothing_was_trained_on():
-    run = Run().train()
-    list(itertools.islice(run.batches, 2))
-    assert_remarked(run, "the loader stands at its batch 3 after 1 steps")
-
-
 def test_numbers_that_make_no_sense():
     run = Run().train()
     with pytest.raises(ValueError, match="records=1: expected at least 2"):

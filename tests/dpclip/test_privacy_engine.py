@@ -515,7 +515,7 @@ def test_noise_multiplier_and_weighting_may_change_between_steps(kit):
 
 
 def test_half_precision_parameters_claim_nothing(kit):
-    """Their sum is rounded before it gets noise; one row of length C was seen to move it by 1.4 C."""
+    """Their sum is rounded before it gets noise; one row of length C moved one by 1.4 C."""
     torch.set_default_dtype(torch.float32)
     trained = kit.private(
         kit.Mlp().bfloat16(), kit.vectors(), max_grad_norm=1.0, noise_multiplier=1.0
