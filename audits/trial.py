@@ -36,6 +36,7 @@ class Private(NamedTuple):
         clipped: share of groups that the last step clipped.
         close: removes the hooks.
         q: sampling rate.
+        randomness: where draws and noise come from: seeded or secure.
     """
 
     loader: Any
@@ -44,6 +45,7 @@ class Private(NamedTuple):
     clipped: Callable[[], float]
     close: Callable[[], None]
     q: float
+    randomness: str
 
 
 Privatize = Callable[[nn.Module, Optimizer, DataLoader[Any], int], Private]
@@ -138,6 +140,7 @@ def train(
             "task": task.name,
             "seed": setting.seed,
             "q": private.q,
+            "randomness": private.randomness,
             "steps": steps,
             "lr": setting.lr,
             "delta": setting.delta,

@@ -17,10 +17,12 @@ RESULTS = (
     *("guarantee", "verdict", "clipfrac", "ex_per_s", "peak_mb"),
 )
 EXTRAS = (
-    *("model", "slots", "exp_out", "exp_before", "exp_ceiling"),
+    *("model", "slots", "randomness", "exp_out", "exp_before", "exp_ceiling"),
     *("budget", "n_in", "n_out", "references"),
 )
-TEXTS = frozenset({"task", "model", "clip", "slots", "weighting", "guarantee", "verdict"})
+TEXTS = frozenset(
+    {"task", "model", "clip", "slots", "randomness", "weighting", "guarantee", "verdict"}
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from types import EllipsisType
 
 from dpclip.checkpoints.journal import Journal, Spent
 from dpclip.privacy_engine import PrivacyEngine
@@ -19,6 +18,9 @@ class Account:
         path: of the journal.
         rate: q that logical batches are drawn at, None if nobody knows.
         writes: whether this process is the one that writes.
+
+    Attributes:
+        before: bytes of the journal that an earlier process has left.
     """
 
     def __init__(self, engine: PrivacyEngine, path: Path, rate: float | None, writes: bool) -> None:
@@ -26,20 +28,17 @@ class Account:
         self._secure = engine._streams_made.noise.secure
         self._journal = Journal(path)
         self._charge = self._ledger.charge
+        self.before = self._journal.size() if self._secure else 0
         if self._secure and writes:
             self._ledger.charge = self._noted_charge  # type: ignore[method-assign]
 
     def _noted_charge(
-        self,
-        noise_multiplier: float,
-        count_shift: float = 0.0,
-        sample_rate: float | EllipsisType | None = ...,
+        self, noise_multiplier: float, count_shift: float = 0.0, sample_rate: float | None = None
     ) -> None:
         """Charges a step, and writes it down before the step releases anything."""
         self._charge(noise_multiplier, count_shift, sample_rate)
-        sigma, ledger = effective_multiplier(noise_multiplier, count_shift), self._ledger
-        rate = self._rate if isinstance(sample_rate, EllipsisType) else sample_rate
-        self._journal.note(Spent(sigma, rate, tuple(ledger.reasons)))
+        sigma = effective_multiplier(noise_multiplier, count_shift)
+        self._journal.note(Spent(sigma, sample_rate, tuple(self._ledger.reasons)))
 
     def noted(self) -> int:
         """Returns the size of the journal, safely on the disk."""

@@ -48,7 +48,9 @@ class Checkpoints:
     """The checkpoints of one training run, in one folder; a killed run goes on from the newest.
 
     A seeded run goes on bit for bit, as if it had not been killed: weights, optimizer, account,
-    plans, batches, noise, and the global generators of torch, Python and numpy are saved. A secure
+    plans, batches, noise, and the global generators of torch, Python and numpy are saved. (One that
+    is killed before its first checkpoint starts anew; to round alike, it needs
+    `PrivacyEngine(measure=False)`, since the plan is made in the first step.) A secure
     run does not save its noise stream, since who holds it could subtract the noise; what each
     step spends is written down beforehand, and stays spent if the step is lost.
 
@@ -110,9 +112,9 @@ class Checkpoints:
                 "of a logical batch."
             )
         there = self._paths()
-        if there and not self._resumed:
+        if (there or self._account.before) and not self._resumed:
             raise RuntimeError(
-                f"{self._folder} holds checkpoints of a run that was not resumed. Call resume() "
+                f"{self._folder} holds what is left of a run that was not resumed. Call resume() "
                 "before training, or name another folder."
             )
         self._resumed = True

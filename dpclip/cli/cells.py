@@ -40,7 +40,7 @@ def _work(config: Mapping[str, Any], weights: Path | None) -> Result:
     setting = trial.Setting(
         config["seed"], config["lr"], task.epochs, config["delta"], config["alpha"]
     )
-    privatize = privatizer(arm, config["accountant"])
+    privatize = privatizer(arm, config["accountant"], config.get("secure", False))
     if config["kind"] == "train":
         outcome = trial.train(task, task.train, setting, privatize)
         assert outcome.model is not None
@@ -57,13 +57,15 @@ def _work(config: Mapping[str, Any], weights: Path | None) -> Result:
     return {"row": row, "series": outcome.series, "canaries": outcome.canaries}
 
 
-def privatizer(arm: Arm, accountant: str) -> trial.Privatize:
-    """Returns what makes the training runs of an arm private."""
+def privatizer(arm: Arm, accountant: str, secure: bool = False) -> trial.Privatize:
+    """Returns what makes the training runs of an arm private, with secure or seeded randomness."""
 
     def privatize(
         model: nn.Module, optimizer: Optimizer, loader: DataLoader[Any], seed: int
     ) -> trial.Private:
-        engine = PrivacyEngine(accountant, seed=seed, measure=False)
+        engine = PrivacyEngine(
+            accountant, seed=None if secure else seed, secure=secure, measure=False
+        )
         _, _, private = engine.make_private(
             module=model,
             optimizer=optimizer,
@@ -79,6 +81,7 @@ def privatizer(arm: Arm, accountant: str) -> trial.Privatize:
             clipped=lambda: engine.diagnostics().fraction_clipped,
             close=engine.close,
             q=sample_rate(loader),
+            randomness="secure" if secure else "seeded",
         )
 
     return privatize

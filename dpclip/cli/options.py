@@ -21,7 +21,9 @@ class Train:
         grouping: none, sample, microbatch:B[:random] or core:N[:fixed].
         weighting: clip:C, per_layer:C, normalize:GAMMA, quantile:Q or min.
         noise: noise multiplier.
-        seed: of the model, the draws and the noise.
+        seed: of the model, and of draws and noise where they are not secure.
+        secure: draws batches and noise from a cryptographic generator, for a model that is given
+            away.
         epochs: passes over the data; the task's own if not given.
         batch_size: expected logical batch; the task's own if not given.
         lr: learning rate; the task's own if not given.
@@ -35,6 +37,7 @@ class Train:
     weighting: str = "clip:1.0"
     noise: float = 0.0
     seed: int = 0
+    secure: bool = False
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None

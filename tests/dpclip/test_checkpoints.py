@@ -498,7 +498,7 @@ def test_the_state_of_another_version_is_named(two, monkeypatch):
     state = made.engine.state_dict() | {"more": 1}
     monkeypatch.setattr(made.engine, "state_dict", lambda: state)
     before = untouched(made)
-    with pytest.raises(RuntimeError, match="another .*version: engine .*'more'"):
+    with pytest.raises(RuntimeError, match=r"another .*version: engine .*'more'"):
         made.checkpoints(two[0]).resume()
     assert untouched(made) == before
 
@@ -566,6 +566,9 @@ def test_steps_before_the_first_checkpoint_stay_spent(tmp_path):
     again = build(Job(secure=True))
     assert again.checkpoints(tmp_path).resume() is None
     assert again.engine.steps == 0 and again.engine._ledger.history == [(1.0, 0.1, 3)]
+    last = build(Job(secure=True))
+    with pytest.raises(RuntimeError, match=r"not resumed. Call resume\(\)"):
+        last.checkpoints(tmp_path).save()
 
 
 def test_a_secure_key_is_not_written(tmp_path):

@@ -49,6 +49,17 @@ def test_weights_load_back_to_the_same_accuracy(
     assert "PRV accounting, Poisson sampling" in ended.out
 
 
+def test_secure_training_says_so(call: Call, store: Path, counted: list[Path]) -> None:
+    """Noise that a seed would repeat is not what a given-away model needs."""
+    words = (*WORDS, "--noise", "0.5", "--secure", "true")
+    ended = [call(*words, "--store", str(store / name)) for name in ("a", "b")]
+    assert [e.code for e in ended] == [0, 0]
+    assert all("secure randomness" in e.out for e in ended)
+    first, second = (path.read_bytes() for path in counted)
+    assert first != second
+    assert "from a seed" in call(*WORDS, "--noise", "0.5", "--store", str(store / "c")).out
+
+
 def test_the_same_training_happens_once(call: Call, store: Path, counted: list[Path]) -> None:
     first = call(*WORDS, "--store", str(store))
     again = call(*WORDS, "--store", str(store))
