@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dpclip.budgets import budget, step_budget
     from dpclip.checkpoints import Checkpoints
     from dpclip.grouping import by_key, micro_batches, per_core, per_sample
     from dpclip.noise import gaussian
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Checkpoints": "checkpoints",
     "PrivacyEngine": "privacy_engine",
+    "budget": "budgets",
     "by_key": "grouping",
     "chain": "weighting",
     "check": "promises",
@@ -40,12 +42,14 @@ _HOME = {
     "per_layer": "weighting",
     "per_sample": "grouping",
     "quantile": "weighting",
+    "step_budget": "budgets",
     "uniform": "weighting",
 }
 
 __all__ = [
     "Checkpoints",
     "PrivacyEngine",
+    "budget",
     "by_key",
     "chain",
     "check",
@@ -58,6 +62,7 @@ __all__ = [
     "per_layer",
     "per_sample",
     "quantile",
+    "step_budget",
     "uniform",
 ]
 

@@ -136,6 +136,10 @@ class Engine:
         self.yielded.take(piece)
         self.stepped = False
 
+    def affords(self, piece: Piece) -> bool:
+        """Returns True if there is budget for the step that this physical batch belongs to."""
+        return self.mechanism.affords(self.state, piece.logical.rate)
+
     def following(self) -> int:
         """Returns the number of the logical batch that is to be trained on next."""
         piece = self.yielded.piece

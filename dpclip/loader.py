@@ -64,6 +64,8 @@ class PrivateLoader(DataLoader[Any]):
         batches: what is drawn.
         expect: told of every physical batch, and of the one before it.
         seed: of the workers.
+        affords: whether there is budget for a batch; the iteration ends before one that is too
+            much.
     """
 
     # Accelerate would build another loader of the parts of this one, without the announcements.
@@ -75,6 +77,7 @@ class PrivateLoader(DataLoader[Any]):
         batches: PoissonBatches | GivenBatches,
         expect: Expect,
         seed: int = 0,
+        affords: Callable[[Piece], bool] = lambda _: True,
     ) -> None:
         workers: dict[str, Any] = {}
         if original.num_workers:
@@ -94,11 +97,13 @@ class PrivateLoader(DataLoader[Any]):
             generator=original.generator or torch.Generator().manual_seed(seed),
             **workers,
         )
-        self._batches, self._expect = batches, expect
+        self._batches, self._expect, self._affords = batches, expect, affords
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         previous = None
         for piece, batch in super().__iter__():
+            if piece.first and not self._affords(piece):
+                return
             self._batches.reached(piece.logical.number)
             self._expect(piece, previous)
             previous = piece

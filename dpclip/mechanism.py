@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from dpclip.budgets import Budget
 from dpclip.ledger import NO_NOISE, Ledger
-from dpclip.sensitivity import Claim, claim
+from dpclip.sensitivity import Claim, claim, effective_multiplier
 from dpclip.types import GroupingFacts, Noise, State, Stream, Weighting
 
 
@@ -22,6 +23,7 @@ class Mechanism:
         noise_multiplier: sigma; it may be changed between two steps.
         stream: source of the noise; the same numbers on all ranks, which add them all.
         ledger: keeps account.
+        budget: what may be spent, or None.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class Mechanism:
         noise_multiplier: float,
         stream: Stream,
         ledger: Ledger,
+        budget: Budget | None = None,
     ) -> None:
         self._facts, self.weighting, self._noise = facts, weighting, noise
         self.noise_multiplier, self.stream, self.ledger = noise_multiplier, stream, ledger
+        self._budget = budget
 
     def claim(self, state: State) -> Claim:
         """Returns what the sum of weighted rows supports at this state of the weighting."""
@@ -62,11 +66,25 @@ class Mechanism:
                 grad.copy_(wide)
 
     def charge(self, state: State, rate: float | None) -> None:
-        """Adds a step of logical batches drawn at this rate to the account."""
+        """Adds a step of logical batches drawn at this rate to the account.
+
+        Raises:
+            BudgetSpent: it would spend more than the budget; nothing was released.
+        """
         made = self.claim(state)
+        if self._budget is not None and rate is not None and self.noise_multiplier > 0:
+            sigma = effective_multiplier(self.noise_multiplier, made.count_shift)
+            self._budget.check(self.ledger.history, sigma, rate)
         if made.sensitivity is None:
             self.ledger.void(made.because)
         self.ledger.charge(self.noise_multiplier, made.count_shift, rate)
+
+    def affords(self, state: State, rate: float | None) -> bool:
+        """Returns True if a step of batches drawn at this rate fits into the budget."""
+        if self._budget is None or rate is None or self.noise_multiplier == 0:
+            return True
+        sigma = effective_multiplier(self.noise_multiplier, self.claim(state).count_shift)
+        return self._budget.admits(self.ledger.history, sigma, rate)
 
     def why_not(self, state: State) -> list[str]:
         """Returns the reasons for which nothing may be claimed; none if something may."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import secrets
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from dpclip.budgets import Budget
 from dpclip.diagnostics import Diagnostics
+from dpclip.doctor import Report, examine
 from dpclip.engine import Engine
 from dpclip.grouping import per_sample
 from dpclip.ledger import NOT_POISSON, Ledger, check_accountant, noise_for
@@ -54,6 +57,8 @@ class PrivacyEngine:
         accountant: "prv" (default) or "rdp".
         seed: seeds sampling and noise, so that an experiment can be repeated; None takes fresh
             entropy from the system.
+        budget: what may be spent (see `dpclip.budget` and `dpclip.step_budget`); the loader ends
+            before a step that would spend more.
         secure: True draws batches and noise from a cryptographic generator, for a release that
             must withstand an adversary. Such a run cannot be repeated.
         memory: "fast" forms the gradients of all groups of a layer wherever that is quickest;
@@ -77,6 +82,7 @@ class PrivacyEngine:
         self,
         accountant: str = "prv",
         *,
+        budget: Budget | None = None,
         seed: int | None = None,
         secure: bool = False,
         memory: Memory = "fast",
@@ -86,6 +92,7 @@ class PrivacyEngine:
     ) -> None:
         check_accountant(accountant)
         self._ledger = Ledger(accountant)
+        self._budget = budget
         self._chooser, self._loop = Chooser(memory, measure), loop
         self._fixed_shape = fixed_shape
         if secure and seed is not None:
@@ -192,7 +199,13 @@ class PrivacyEngine:
             inner,
             optimizer,
             mechanism=Mechanism(
-                grouping.facts, rule, noise, noise_multiplier, streams.noise, self._ledger
+                grouping.facts,
+                rule,
+                noise,
+                noise_multiplier,
+                streams.noise,
+                self._ledger,
+                self._budget,
             ),
             yielded=Yielded(
                 grouping, grouping.divisor(rate, records) if rate else None, streams.loose, like
@@ -207,11 +220,10 @@ class PrivacyEngine:
         self._rate = rate
         self._phase += 1
         self._unsilence = silence(module)
-        return (
-            module,
-            optimizer,
-            PrivateLoader(data_loader, batches, engine.expect, streams.workers),
+        self._loader = PrivateLoader(
+            data_loader, batches, engine.expect, streams.workers, engine.affords
         )
+        return module, optimizer, self._loader
 
     def _streams(self, ranks: Ranks | None, device: torch.device) -> Streams:
         """Returns the streams of this engine, the same on all ranks, other ones in each phase."""
@@ -311,10 +323,28 @@ class PrivacyEngine:
         if reasons := self._private.why_not():
             return f"No epsilon: {'; '.join(reasons)}."
         draws = "secure randomness" if self._secure else "randomness from a seed, for experiments"
+        limit = f"; {self._budget.because}" if self._budget else ""
         return (
             f"{self._ledger.accounting}, Poisson sampling at q = {self._rate:.4g}, {draws}: "
-            f"{self._private.claim().because}."
+            f"{self._private.claim().because}{limit}."
         )
+
+    def doctor(self, loss: Callable[[Any], Tensor] | None = None, records: int = 4) -> Report:
+        """Returns what is not as the claim assumes; what voids it makes epsilon inf.
+
+        Call it after the first step, on every rank if there are several. It does not disturb
+        training.
+
+        Args:
+            loss: batch -> scalar loss, exactly as in training: a few records are tried alone and
+                together, and their gradients must not change. None leaves that out.
+            records: how many are tried.
+
+        Raises:
+            RuntimeError: before the first step.
+            ValueError: fewer than 2 records, or a loss that is not one number.
+        """
+        return examine(self._private, self._loader, loss, records)
 
     def diagnostics(self) -> Diagnostics:
         """Returns raw norms, weights and invalid groups of the last step. They are not private."""

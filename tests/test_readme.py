@@ -12,6 +12,7 @@ import pytest
 from dpclip.cli import main
 
 ROOT = Path(__file__).parents[1]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
@@ -33,11 +34,17 @@ def test_make_lines(line: str) -> None:
 
 @pytest.mark.slow
 def test_python_and_dpclip_blocks(tmp_path: Path) -> None:
-    """Runs them in order in one folder, since later blocks use what earlier ones made."""
+    """Runs them in order in one folder, since later blocks use what earlier ones made.
+
+    A block that begins with `# ...` goes on where the last one ended.
+    """
+    before = ""
     for kind, text in BLOCKS:
         if kind == "python":
-            named = re.match(r"# (\w+\.py)\n", text)
-            run(tmp_path, named.group(1) if named else "block.py", text)
+            named = re.match(r"# (\w+\.py)(.*)\n", text)
+            before = before + text if text.startswith("# ...") else text
+            ranks = TORCHRUN if named and "torchrun" in named.group(2) else ()
+            run(tmp_path, named.group(1) if named else "block.py", before, *ranks)
         if kind == "dpclip":
             for line in text.strip().splitlines():
                 words = shlex.split(line, comments=True)
@@ -49,10 +56,10 @@ def test_python_and_dpclip_blocks(tmp_path: Path) -> None:
                     run(tmp_path, "command.py", code)  # a file, which worker processes can import
 
 
-def run(folder: Path, name: str, code: str) -> None:
+def run(folder: Path, name: str, code: str, *launcher: str) -> None:
     (folder / name).write_text(code)
     done = subprocess.run(
-        [sys.executable, name],
+        [sys.executable, *launcher, name],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

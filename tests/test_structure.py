@@ -16,7 +16,8 @@ LAYERS = (
     ("aliases", "anchor", "native", "outputs", "swapping"),
     ("layers", "speed"),
     ("ops", "gathering", "ledger"),
-    ("units", "passes", "sums", "mechanism"),
+    ("units", "passes", "sums", "budgets"),
+    ("mechanism",),
     ("yielded",),
     ("axes", "probe"),
     ("placement",),
@@ -24,7 +25,9 @@ LAYERS = (
     ("host",),
     ("hooks", "looping"),
     ("engine", "measure", "plan", "refusals", "arms"),
+    ("doctor",),
     ("privacy_engine",),
+    ("checkpoints",),
     ("cli",),
 )
 

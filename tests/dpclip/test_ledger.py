@@ -278,6 +278,8 @@ def test_nothing_spent_and_nothing_claimed():
     ledger.void("another")
     ledger.void("another")
     assert ledger.reasons == ["no noise was added", "another"]
+    ledger.charge(1.0, sample_rate=0.01)
+    assert ledger.history == [] and ledger.sample_rate is None
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 2.0, math.nan])

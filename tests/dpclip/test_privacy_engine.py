@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from dpclip import (
     PrivacyEngine,
+    budget,
     by_key,
     chain,
     clip,
@@ -22,9 +23,14 @@ from dpclip import (
     per_layer,
     per_sample,
     quantile,
+    step_budget,
 )
+from dpclip.budgets import BudgetSpent
 from dpclip.ledger import epsilon
 
+BUDGETS = {
+    make: make(3.0, 1e-5, noise_multiplier=2.0, sample_rate=0.2) for make in (budget, step_budget)
+}
 CLAIMED = [
     per_sample(),
     micro_batches(3, slots="random"),
@@ -512,6 +518,39 @@ def test_noise_multiplier_and_weighting_may_change_between_steps(kit):
     trained.engine.weighting = clip_to_min()
     trained.optimizer.step()
     assert "depends on the other groups" in trained.engine.guarantee
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("make", [budget, step_budget])
+def test_training_ends_with_its_budget(kit, make, limit):
+    """The loader ends; who steps all the same is stopped before anything is released."""
+    torch.manual_seed(0)
+    engine, model = PrivacyEngine(budget=BUDGETS[make], seed=0), kit.Mlp()
+    _, optimizer, loader = engine.make_private(
+        module=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        data_loader=DataLoader(kit.vectors(), batch_size=8),
+        noise_multiplier=2.0,
+        max_grad_norm=1.0,
+        max_physical_batch=limit,
+    )
+    for _ in range(30):
+        for x, y in loader:
+            optimizer.zero_grad()
+            kit.mean_loss(model(x), y).backward()
+            optimizer.step()
+    spent, steps = engine.get_epsilon(1e-5), engine.steps
+    assert 0.85 * 3.0 < spent <= 3.0 and 3 < steps < 150
+    assert "at delta = 1e-05" in engine.guarantee and "epsilon = 3" in engine.guarantee
+    assert not list(loader)
+    before = [p.detach().clone() for p in model.parameters()]
+    loader._affords = lambda _: True
+    with pytest.raises(BudgetSpent, match="One more step"):
+        for x, y in loader:
+            kit.mean_loss(model(x), y).backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert (engine.steps, engine.get_epsilon(1e-5)) == (steps, spent)
 
 
 def test_half_precision_parameters_claim_nothing(kit):

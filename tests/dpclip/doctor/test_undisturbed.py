@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dpclip import PrivacyEngine
 from dpclip.doctor import examine
-from dpclip.dropout import without_dropout
-from dpclip.undisturbed import gradients_aside, same_buffers, same_numbers, same_values
+from dpclip.doctor.dropout import without_dropout
+from dpclip.doctor.undisturbed import gradients_aside, same_buffers, same_numbers, same_values
 
 
 def random_numbers() -> tuple[float, ...]:

@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dpclip import PrivacyEngine, gaussian
 from dpclip.doctor import Report, examine
-from dpclip.first_step import noise_seen
+from dpclip.doctor.first_step import noise_seen
 from dpclip.types import Noise
 from dpclip.witness import Added, Witness
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOOP = pytest.mark.parametrize("loop", [False, True])
 
 
@@ -382,7 +382,7 @@ def test_over_ranks_and_wrapped():
     """Two ranks, DistributedDataParallel; then one rank's parameters are moved a little."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*torchrun, "--nproc-per-node=2", "-m", "tests.dpclip.test_doctor"],
+        [*torchrun, "--nproc-per-node=2", "-m", "tests.dpclip.doctor.test_doctor"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dpclip.evidence import Row, changes
-from dpclip.prepared import Prepared
-from dpclip.undisturbed import same_values
+from dpclip.doctor.evidence import Row, changes
+from dpclip.doctor.prepared import Prepared
+from dpclip.doctor.undisturbed import same_values
 
 
 class Pairs(NamedTuple):

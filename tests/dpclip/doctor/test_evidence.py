@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dpclip.evidence import Evidence, Row, cause, changes
+from dpclip.doctor.evidence import Evidence, Row, cause, changes
 
 NAN = math.nan
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from dpclip.doctor.findings import Finding, listed
 from dpclip.engine import Engine
-from dpclip.findings import Finding, listed
 from dpclip.hooks import GroupHooks
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpclip.meeting import first_meeting
+from dpclip.doctor.meeting import first_meeting
 
 
 class Centred(nn.Module):

@@ -15,14 +15,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from dpclip.doctor.evidence import LIMIT
+from dpclip.doctor.findings import Finding, listed
+from dpclip.doctor.first_step import NoiseSeen, first_step, noise_seen
+from dpclip.doctor.in_place import in_place
+from dpclip.doctor.local_rows import LocalRows, check_rows, chosen
+from dpclip.doctor.prepared import Subject
+from dpclip.doctor.undisturbed import same_numbers
 from dpclip.engine import Engine
-from dpclip.evidence import LIMIT
-from dpclip.findings import Finding, listed
-from dpclip.first_step import NoiseSeen, first_step, noise_seen
-from dpclip.in_place import in_place
-from dpclip.local_rows import LocalRows, check_rows, chosen
-from dpclip.prepared import Subject
-from dpclip.undisturbed import same_numbers
 
 
 @dataclass(frozen=True)

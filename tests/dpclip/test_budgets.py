@@ -9,8 +9,8 @@ from dp_accounting import dp_event, pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpclip import budget as module
-from dpclip.budget import BudgetSpent, budget, step_budget
+from dpclip import budgets as module
+from dpclip.budgets import BudgetSpent, budget, step_budget
 from dpclip.ledger import ORDERS, Ledger, converted, epsilon, rdp
 
 DELTA = 1e-5
@@ -50,7 +50,7 @@ choices = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(choices, st.floats(0.5, 20), st.sampled_from([1e-3, 1e-5, 1e-8]))
 def test_no_sequence_of_choices_exceeds_a_filter(steps, target, delta):
     """An adversary that tries any step next, and the same one again while it is let."""

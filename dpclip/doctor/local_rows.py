@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dpclip.evidence import LIMIT, Evidence, cause, changes
+from dpclip.doctor.evidence import LIMIT, Evidence, cause, changes
+from dpclip.doctor.meeting import first_meeting
+from dpclip.doctor.prepared import Prepared, Subject, prepared
+from dpclip.doctor.row_pairs import Pairs, pairs, row_of
 from dpclip.looping import GroupLoop
-from dpclip.meeting import first_meeting
-from dpclip.prepared import Prepared, Subject, prepared
-from dpclip.row_pairs import Pairs, pairs, row_of
 
 _LOOKED_AT = 4  # candidates for each record that is taken
 _ROUNDING = 1000  # a row is off by that many eps at most, where float64 cannot tell

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scipy.stats import chi2
 
-from dpclip.findings import Finding, listed
+from dpclip.doctor.findings import Finding, listed
 from dpclip.witness import Added, Witness
 
 _RARE = 1e-6  # probability, on either side, that right noise is called wrong

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dpclip.dropout import without_dropout
+from dpclip.doctor.dropout import without_dropout
+from dpclip.doctor.row_sink import RowSink
+from dpclip.doctor.undisturbed import gradients_aside, same_buffers, same_numbers
 from dpclip.hooks import GroupHooks
 from dpclip.looping import GroupLoop
-from dpclip.row_sink import RowSink
 from dpclip.swapping import swapped
-from dpclip.undisturbed import gradients_aside, same_buffers, same_numbers
 
 _OWN = ("autograd_grad_sample_hooks", "forward")
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dpclip import PrivacyEngine, by_key, micro_batches, per_core, per_sample
 from dpclip.doctor import Report, examine
-from dpclip.evidence import LIMIT
-from dpclip.local_rows import chosen
+from dpclip.doctor.evidence import LIMIT
+from dpclip.doctor.local_rows import chosen
 
 
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
