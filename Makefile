@@ -7,13 +7,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # One thread per process: the work is spread over processes.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint bench ui
+.PHONY: demo test soak lint bench ui
 
 demo: $(VENV)/core
 	$(BIN)/dpclip demo --store $(STORE)
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2
+
+soak: $(VENV)/dev
+	$(BIN)/python -m pytest tests/soak -m soak
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

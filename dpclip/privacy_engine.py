@@ -220,10 +220,11 @@ class PrivacyEngine:
         self._rate = rate
         self._phase += 1
         self._unsilence = silence(module)
-        self._loader = PrivateLoader(
+        self._source = data_loader
+        private = PrivateLoader(
             data_loader, batches, engine.expect, streams.workers, engine.affords
         )
-        return module, optimizer, self._loader
+        return module, optimizer, private
 
     def _streams(self, ranks: Ranks | None, device: torch.device) -> Streams:
         """Returns the streams of this engine, the same on all ranks, other ones in each phase."""
@@ -344,7 +345,7 @@ class PrivacyEngine:
             RuntimeError: before the first step.
             ValueError: fewer than 2 records, or a loss that is not one number.
         """
-        return examine(self._private, self._loader, loss, records)
+        return examine(self._private, self._source, loss, records)
 
     def diagnostics(self) -> Diagnostics:
         """Returns raw norms, weights and invalid groups of the last step. They are not private."""

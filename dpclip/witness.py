@@ -88,6 +88,4 @@ def _some(values: Tensor) -> Tensor:
 
 
 def _alike(now: Tensor, before: Tensor) -> bool:
-    if now.shape != before.shape:
-        return False
     return torch.equal(now.to("cpu", before.dtype), before.cpu())

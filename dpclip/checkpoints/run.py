@@ -54,7 +54,8 @@ class Checkpoints:
     run does not save its noise stream, since who holds it could subtract the noise; what each
     step spends is written down beforehand, and stays spent if the step is lost.
 
-    Files are safetensors and JSON; nothing that is loaded can run code. Over several ranks the
+    Files are safetensors and JSON; nothing that is loaded can run code. The state of a seeded run
+    tells its noise: whoever gets the model gets `weights.safetensors` alone. Over several ranks the
     first one writes, into a folder that all can read; buffers of the model are the first rank's.
 
     Args:

@@ -58,7 +58,7 @@ LATER = pytest.mark.xfail(strict=True, reason="the loader's position does not sa
 EXACT = [
     (Job(every=7), 7),
     (Job(every=10, optimizer="sgd"), 10),
-    (Job(every=7, steered=True, tied=True, transform=True), 7),
+    (Job(every=7, steered=True, transform=True), 7),
     (Job(every=13, workers=2), 13),
     (Job(every=13, workers=2, persistent=True), 13),
     (Job(every=13, poisson=False), 13),

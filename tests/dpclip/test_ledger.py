@@ -304,8 +304,12 @@ def test_other_accountants_are_refused(name):
     ("target", "q", "steps"),
     [(1.0, 0.01, 500), (8.0, 0.1, 100), (0.3, 1.0, 10), (50.0, 0.02, 2000), (2.0, 0.5, 1)],
 )
-def test_noise_for_a_target(mechanism, target, q, steps):
+def test_noise_for_a_target(mechanism, target, q, steps, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "spent", lambda *run: calls.append(run[0]) or spent(*run))
     sigma = noise_for(mechanism, target, 1e-5, q, steps)
+    assert calls.count("rdp") <= 14 and calls.count("prv") <= 5
+    monkeypatch.undo()
     assert 0.99 * target <= epsilon(mechanism, [(sigma, q, steps)], 1e-5) <= target
 
 
@@ -358,8 +362,9 @@ def test_largest_finds_the_last_x_within_the_target(power, floor, scale, start):
 
 
 def test_largest_stops_where_neighbours_part():
-    steps = largest(lambda x: 3.0 * int(x), 1.0, 10.0, apart=1.0)
-    assert int(steps) == 3
+    calls = []
+    steps = largest(lambda x: calls.append(x) or 3.0 * int(x), 1.0, 10.0, apart=1.0)
+    assert int(steps) == 3 and len(calls) < 8
 
 
 def test_targets_that_nothing_reaches():

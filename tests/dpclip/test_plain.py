@@ -74,7 +74,7 @@ def test_tensors_come_back(tmp_path, dtype):
     whole = torch.randn(4, 6).to(dtype)
     value = {
         "a": [whole, whole],
-        "b": (whole.T, whole[1:, ::2]),
+        "b": (whole.T, whole[1:, ::2], whole.view(2, 12)),
         ("c", 0): torch.nn.Parameter(whole, requires_grad=False),
         "d": {1: torch.zeros(0, 3), "1": torch.tensor(2.0), "x.y": whole[0]},
     }
@@ -85,6 +85,7 @@ def test_tensors_come_back(tmp_path, dtype):
     assert torch.equal(found["a"][0], whole) and torch.equal(found["a"][1], whole)
     assert found["a"][0].dtype == dtype
     assert torch.equal(found["b"][0], whole.T) and torch.equal(found["b"][1], whole[1:, ::2])
+    assert torch.equal(found["b"][2], whole.view(2, 12))
     assert torch.equal(found["c", 0], whole) and torch.equal(found["d"]["x.y"], whole[0])
     assert found["d"][1].shape == (0, 3) and float(found["d"]["1"]) == 2.0
 
