@@ -158,8 +158,8 @@ class Engine:
         if not self._passes:
             self._state_before = self.state
             self._sums.drop()
-            if not self.steps:
-                self.witness.reach(current.gathered.entries)
+        if not self.witness.complete:
+            self.witness.reach(current.gathered.entries)
         self._passes += 1
         self._weigh_and_sum(current)
         # Whoever clips p.grad before the step must see the whole sum: clipping is no expansion
@@ -312,9 +312,10 @@ class Engine:
         grads = self._settle()
         std = self.mechanism.std(self.state, self._divisor)
         self.mechanism.charge(self.state, None if piece is None else piece.logical.rate)
-        if not self.steps:
+        watched = self.witness.std is None  # the first step, also after a resume
+        if watched:
             self.witness.begin(std)
-        self.mechanism.add_noise(grads, std, None if self.steps else self.witness.noise)
+        self.mechanism.add_noise(grads, std, self.witness.noise if watched else None)
         state = self.weighting.finish(self.state, self.mechanism.stream)
         self.last = self._stats
         self._sums.release()

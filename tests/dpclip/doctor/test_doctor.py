@@ -352,7 +352,7 @@ def test_noise_that_is_a_little_off_everywhere():
     texts = [finding.text for finding in first_step(witness) if finding.voids]
     assert texts == [
         "the noise of the first step is not as declared (measured over all: 1.1402 of the declared "
-        "std, where 0.9659 to 1.0347 is expected)"
+        "std, where 0.9661 to 1.0343 is expected)"
     ]
 
 
