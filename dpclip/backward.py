@@ -49,7 +49,7 @@ class Backward:
                 "several at once: use larger logical batches and max_physical_batch); for "
                 "evaluation use model.eval() or torch.no_grad()."
             )
-        return Forward(rows, piece, torch._C._current_graph_task_id())
+        return Forward(rows, piece, torch._C._current_graph_task_id(), self._yielded.done)
 
     def begin_backward(self, batch: Forward) -> None:
         """Opens the pass of a new backward, or checks that this one is about one batch."""

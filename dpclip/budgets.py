@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dpclip.ledger import ORDERS, History, converted, largest, rdp
-from dpclip.ledger import epsilon as spend
+from dpclip.accounting.history import History
+from dpclip.accounting.renyi import ORDERS, converted, rdp
+from dpclip.accounting.solving import largest
+from dpclip.accounting.spending import epsilon as spend
 
 _ROUNDING = 1e-12  # of the sums below, relative
 

@@ -12,6 +12,7 @@ from dpclip.backward import Backward
 from dpclip.diagnostics import Diagnostics, diagnostics_of, statistics
 from dpclip.gathering import Buffers, Gathered
 from dpclip.hooks import GroupHooks
+from dpclip.ledger import HALF
 from dpclip.looping import GroupLoop
 from dpclip.mechanism import Mechanism
 from dpclip.parts import Formed
@@ -73,6 +74,7 @@ class Engine:
         self.chooser = chooser or Chooser()
         self._buffers = Buffers()
         self._shared: set[nn.Parameter] = set()
+        self._next = 0  # number of the first logical batch
         self._passes = 0  # backward passes since the last step
         self._divisor = 1.0
         self._stats: list[tuple[Stats, Tensor]] = []
@@ -114,11 +116,14 @@ class Engine:
             previous: the one that the same iteration yielded before it.
         """
         before = self.yielded.piece
-        if previous is not None and before is previous and not self.yielded.done:
+        if previous is not None and (before is not previous or not self.yielded.done):
             self.mechanism.ledger.void(
                 "a batch was drawn before the one before it went through a backward (drawn ahead, "
-                "or skipped), so it is not known which records the model sees"
+                "skipped, or by two iterators at once), so it is not known which records the model "
+                "sees"
             )
+        if not piece.first:
+            self._check_whole()
         if piece.first and self._passes:
             if before is not None and not before.last:
                 self._forget()  # an early break left a logical batch unfinished
@@ -143,7 +148,33 @@ class Engine:
     def following(self) -> int:
         """Returns the number of the logical batch that is to be trained on next."""
         piece = self.yielded.piece
-        return 0 if piece is None else piece.logical.number + int(self.stepped)
+        return self._next if piece is None else piece.logical.number + int(self.stepped)
+
+    def go_on(self, steps: int, state: State, following: int) -> None:
+        """Continues after so many steps, with this state of the weighting, at this batch.
+
+        Raises:
+            RuntimeError: steps were taken already, which what is loaded would not know of.
+        """
+        if self.steps or self._passes:
+            raise RuntimeError(
+                f"A state was loaded after {self.steps} steps of training, which would not be "
+                "counted as spent any more. Load it right after make_private."
+            )
+        self.steps, self.state, self._next = steps, state, following
+        self._state_before = state
+
+    def _check_whole(self) -> None:
+        """Voids the claim if some rows of the physical batch did not go through a backward.
+
+        Where only the first rows are used, the next ones move in when one of them leaves.
+        """
+        piece, done = self.yielded.piece, self.yielded.done
+        if piece is not None and done != len(piece.slots):
+            self.mechanism.ledger.void(
+                f"{done} rows of a batch of {len(piece.slots)} went through a backward; every row "
+                "that the loader yields must, once (for less memory use max_physical_batch)"
+            )
 
     def _forget(self) -> None:
         """Drops what the pieces of an unfinished logical batch have added up."""
@@ -155,7 +186,9 @@ class Engine:
     # ---- the end of a backward -------------------------------------------------------------
 
     def _end_backward(self, current: Pass) -> None:
-        if not self._passes:
+        if self._passes:
+            self._check_untouched()
+        else:
             self._state_before = self.state
             self._sums.drop()
         if not self.witness.complete:
@@ -170,6 +203,16 @@ class Engine:
             self._sums.total()
         if self.ranks is not None and self.yielded.complete:
             self._settle()
+        if self.mechanism.noise_multiplier > 0:
+            self._sums.look()
+
+    def _check_untouched(self) -> None:
+        """Voids the claim if somebody has put more into `p.grad` than the engine has."""
+        if self.mechanism.noise_multiplier > 0 and self._sums.grown():
+            self.mechanism.ledger.void(
+                "p.grad was replaced or made longer between backward() and step(), so the noise "
+                "does not fit it"
+            )
 
     def _partial(self) -> bool:
         """Returns True if the logical batch goes on in the next physical one."""
@@ -213,7 +256,8 @@ class Engine:
         """Returns the sum of the whole step, over all ranks; `p.grad` is that from here on."""
         piece = self.yielded.piece
         if self.ranks is not None and not self._settled:
-            self.ranks.check_step(self.steps)
+            scale = self.mechanism.std(self.state, 1.0)
+            self.ranks.check_step(self.steps, {"std of the noise on the sum": scale})
         if self._open.size or (self._across and not self._settled):
             assert piece is not None
             self._weigh_open(piece)
@@ -309,6 +353,10 @@ class Engine:
 
     def _release(self, piece: Piece | None) -> None:
         """Makes `p.grad` the noisy sum of the step, and charges for it."""
+        self._check_whole()
+        self._check_untouched()
+        if any(p.dtype.itemsize < 4 for p in self.params):
+            self.mechanism.ledger.void(HALF)
         grads = self._settle()
         std = self.mechanism.std(self.state, self._divisor)
         self.mechanism.charge(self.state, None if piece is None else piece.logical.rate)
@@ -358,6 +406,8 @@ class Engine:
     def close(self) -> None:
         """Removes every hook from the model and the optimizer."""
         self._step_hook.remove()
+        if self._passes:  # whoever steps now must not step on gradients without noise
+            self._sums.drop()
         self._buffers.clear()
         self.hooks.cleanup()
 

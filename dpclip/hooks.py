@@ -26,6 +26,11 @@ from dpclip.placement import Placement
 from dpclip.precision import autocast_now
 from dpclip.units import WHOLE, Saved, Unit, unit_of
 
+_COPY = (
+    "A copy of a private model runs with the hooks of the original. Copy it before make_private or "
+    "after close(), or run the copy under torch.no_grad()."
+)
+
 
 class GroupHooks(GradSampleHooks):  # type: ignore[misc]
     """Hooks that hand group rows to a sink."""
@@ -165,8 +170,8 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         """Returns the hooks (before, after) of a module with a rule."""
         aliases = unit.aliases
 
-        def before(_module: nn.Module, _args: Any, _kwargs: Any) -> None:
-            aliases.enter(self._active())
+        def before(module: nn.Module, _args: Any, _kwargs: Any) -> None:
+            aliases.enter(self._active() and _is_original(unit, module))
 
         def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             if not aliases.leave() or output is None:
@@ -185,8 +190,8 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         assert ops is not None
         calls: list[Batch | None] = []  # those that run; None for one that is not captured
 
-        def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if not self._active():
+        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if not (self._active() and _is_original(unit, module)):
                 aliases.enter(False)
                 calls.append(None)
                 return None
@@ -245,6 +250,19 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
                 "lists or dicts of tensors."
             )
         return tapped
+
+
+def _is_original(unit: Unit, module: nn.Module) -> bool:
+    """Returns False for the copy of a module that evaluates.
+
+    Raises:
+        RuntimeError: a copy that trains, whose gradients the original would get.
+    """
+    if module is unit.module:
+        return True
+    if module.training:
+        raise RuntimeError(_COPY)
+    return False
 
 
 def _watched(unit: Unit) -> Watched:

@@ -37,12 +37,14 @@ class Forward:
         rows: B.
         piece: what the loader had yielded.
         task: the backward pass it ran in (activation checkpointing), -1 outside of any.
+        start: rows of the piece that were done when it began.
         assigned: its groups, where they were needed before its backward.
     """
 
     rows: int
     piece: Piece | None
     task: int
+    start: int = 0
     assigned: Assigned | None = None
 
     def same_batch(self, other: Forward) -> bool:

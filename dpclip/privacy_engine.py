@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from dpclip.accounting.solving import noise_for
+from dpclip.accounting.spending import check_accountant
 from dpclip.budgets import Budget
 from dpclip.diagnostics import Diagnostics
 from dpclip.doctor import Report, examine
 from dpclip.engine import Engine
 from dpclip.grouping import per_sample
-from dpclip.ledger import NOT_POISSON, Ledger, check_accountant, noise_for
+from dpclip.ledger import HALF, NOT_POISSON, Ledger
 from dpclip.loader import PrivateLoader, batches_of, check_loader, sample_rate
 from dpclip.mechanism import Mechanism
 from dpclip.noise import gaussian
@@ -41,10 +43,6 @@ from dpclip.weighting import clip
 from dpclip.wrapped import ranks_for, silence, unwrapped
 from dpclip.yielded import Yielded
 
-_HALF = (
-    "gradients of half precision are rounded before they get noise, which moves them by more than "
-    "the sensitivity (keep the weights in float32 and use torch.autocast)"
-)
 _NOTHING = "Nothing is private yet. Call make_private first."
 _PER_SAMPLE = per_sample()
 _GAUSSIAN = gaussian()
@@ -188,13 +186,14 @@ class PrivacyEngine:
                     "the batches of an epoch": len(data_loader),
                     "the sampling rate": -1.0 if rate is None else rate,
                     "noise_multiplier": noise_multiplier,
+                    "the bound on a group": -1.0 if facts.bound is None else facts.bound,
                 }
             )
             ranks.start_alike([*inner.parameters(), *inner.buffers()])
         if rate is None:
             self._ledger.void(NOT_POISSON)
         if any(p.requires_grad and p.dtype.itemsize < 4 for p in inner.parameters()):
-            self._ledger.void(_HALF)
+            self._ledger.void(HALF)
         engine = Engine(
             inner,
             optimizer,
@@ -305,6 +304,9 @@ class PrivacyEngine:
     def get_epsilon(self, delta: float) -> float:
         """Returns the add/remove epsilon spent so far at delta; inf where none may be claimed.
 
+        With a budget, and steps that depend on what was released before, this counts the steps
+        taken; what is proved then is the budget's own epsilon and delta.
+
         Phases of training add up: after `close()` this can still be asked, and another
         `make_private`, e.g. with larger batches, goes on with the same account.
 
@@ -323,11 +325,12 @@ class PrivacyEngine:
         """One sentence: what is protected and why, or why nothing may be claimed."""
         if reasons := self._private.why_not():
             return f"No epsilon: {'; '.join(reasons)}."
+        planned = f"Poisson sampling at q = {self._rate:.4g}"
+        drawn = self._ledger.sampling if self._ledger.history else planned
         draws = "secure randomness" if self._secure else "randomness from a seed, for experiments"
         limit = f"; {self._budget.because}" if self._budget else ""
         return (
-            f"{self._ledger.accounting}, Poisson sampling at q = {self._rate:.4g}, {draws}: "
-            f"{self._private.claim().because}{limit}."
+            f"{self._ledger.accounting}, {drawn}, {draws}: {self._private.claim().because}{limit}."
         )
 
     def doctor(self, loss: Callable[[Any], Tensor] | None = None, records: int = 4) -> Report:
@@ -401,6 +404,7 @@ class PrivacyEngine:
             "history": list(self._ledger.history),
             "reasons": list(self._ledger.reasons),
             "steps": engine.steps,
+            "phase": self._phase,
             "plan": self._chooser.formed_by_name(engine.names),
             "weighting": dict(engine.state),
             "position": self._batches.position(engine.following()),
@@ -416,6 +420,7 @@ class PrivacyEngine:
 
         Raises:
             ValueError: the state is of another accountant, or of another kind of randomness.
+            RuntimeError: steps were taken already.
         """
         engine = self._private
         if state["secure"] != self._secure:
@@ -428,11 +433,13 @@ class PrivacyEngine:
                 f"The state is of accountant {state['accountant']!r}, this engine uses "
                 f"{self._ledger.mechanism!r}. Build PrivacyEngine(accountant=...) alike."
             )
+        following = int(state["position"]["batch"])
+        engine.go_on(int(state["steps"]), dict(state["weighting"]), following)
         self._ledger.history = [(float(s), float(q), int(n)) for s, q, n in state["history"]]
-        self._ledger.reasons = list(state["reasons"])
-        engine.steps = int(state["steps"])
+        for reason in state["reasons"]:
+            self._ledger.void(reason)
+        self._phase = int(state["phase"])
         self._chooser.keep(engine.names, state["plan"])
-        engine.state = dict(state["weighting"])
         self._batches.resume(state["position"])
         for name in ("noise", "loose"):
             if state[name] is not None:

@@ -31,7 +31,10 @@ class Ranks:
 
     def agree(self, facts: Mapping[str, float]) -> None:
         """Raises ValueError on every rank unless all were given the same facts."""
-        every = self._every(torch.tensor(list(facts.values()), dtype=torch.float64), "comparing")
+        mine = torch.tensor(list(facts.values()), dtype=torch.float64)
+        self._compare(facts, self._every(mine, "comparing"))
+
+    def _compare(self, facts: Mapping[str, float], every: Tensor) -> None:
         for name, values in zip(facts, every.T.tolist(), strict=True):
             if len(set(values)) > 1:
                 raise ValueError(
@@ -51,9 +54,16 @@ class Ranks:
         self.start_alike([message])
         return bytes(message.tolist())
 
-    def check_step(self, step: int) -> None:
-        """Raises RuntimeError on every rank unless all are at the same optimizer step."""
-        steps = self._every(torch.tensor([float(step)]), f"ending step {step + 1}")[:, 0].tolist()
+    def check_step(self, step: int, facts: Mapping[str, float]) -> None:
+        """Raises on every rank unless all are at the same optimizer step, with the same facts.
+
+        Raises:
+            RuntimeError: a rank is ahead.
+            ValueError: other facts, e.g. a noise multiplier that was changed on one rank only.
+        """
+        mine = torch.tensor([float(step), *facts.values()], dtype=torch.float64)
+        every = self._every(mine, f"ending step {step + 1}")
+        steps = every[:, 0].tolist()
         if len(set(steps)) > 1:
             raise RuntimeError(
                 f"The ranks lost step: ranks 0 to {self.count - 1} have taken "
@@ -61,6 +71,7 @@ class Ranks:
                 "backward() and step() once for each batch of the loader, also for one in which it "
                 "has no record."
             )
+        self._compare(facts, every[:, 1:])
 
     def gather(self, stats: Stats) -> tuple[Stats, slice]:
         """Returns the statistics of the groups of all ranks, and which of them are this rank's.

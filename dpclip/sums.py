@@ -21,6 +21,8 @@ class Sums:
         self._params = params
         self._held: list[Tensor | None] = [None] * len(params)
         self._released: list[Tensor | None] = list(self._held)
+        self._seen: list[tuple[Tensor, int]] = []  # p.grad as it was left, with its version
+        self._length: Tensor | None = None
 
     def drop(self) -> None:
         """Begins the sum of a physical batch anew, whoever zeroes gradients."""
@@ -64,6 +66,25 @@ class Sums:
         self.forget()
         return grads
 
+    def look(self) -> None:
+        """Remembers `p.grad`, for `grown` to be asked later."""
+        grads = [p.grad for p in self._params if p.grad is not None]
+        self._seen = [(grad, grad._version) for grad in grads]
+        self._length = _length(grads) if grads else None
+
+    def grown(self) -> bool:
+        """Returns True if `p.grad` was replaced, or made longer, since `look`.
+
+        Trainers that clip it make it shorter, which moves it by no more than it moved before.
+        """
+        grads = [p.grad for p in self._params if p.grad is not None]
+        same = len(grads) == len(self._seen)
+        if not same or any(g is not seen for g, (seen, _) in zip(grads, self._seen, strict=True)):
+            return True
+        if all(grad._version == version for grad, version in self._seen) or self._length is None:
+            return False
+        return bool(_length(grads) > self._length * (1 + 1e-5))
+
     def release(self) -> None:
         """Remembers `p.grad` as what a step has released."""
         self._released = [param.grad for param in self._params]
@@ -72,6 +93,14 @@ class Sums:
         """Returns True if a `p.grad` is there that no step has released."""
         pairs = zip(self._params, self._released, strict=True)
         return any(p.grad is not None and p.grad is not released for p, released in pairs)
+
+
+def _length(grads: Sequence[Tensor]) -> Tensor:
+    """Returns the l2 norm of all gradients together, without waiting for a device."""
+    norms = torch._foreach_norm(list(grads))
+    together: Tensor = torch.stack([norm.to(norms[0]) for norm in norms])
+    length: Tensor = torch.linalg.vector_norm(together)
+    return length
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

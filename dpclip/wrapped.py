@@ -58,4 +58,10 @@ def ranks_for(grouping: Grouping, weighting: WeightingFacts, like: Tensor) -> Ra
             f"other groups ({weighting.because}): a rank knows its own groups only. Use "
             "per_core(), whose groups are the ranks, or a weighting such as clip(C)."
         )
+    if not grouping.ranks and weighting.count_noise is not None:
+        raise ValueError(
+            f"{grouping.label} over {dist.get_world_size()} ranks, with a noised count: a rank "
+            "counts its own groups only, and bounds would drift apart. Use per_core(slots="
+            '"fixed"), whose groups are the ranks, or clip(C).'
+        )
     return Ranks(like)

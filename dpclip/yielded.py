@@ -101,7 +101,11 @@ class Yielded:
         return after == len(slots) and self.piece.open
 
     def _is_next(self, batch: Forward) -> bool:
-        """Returns True if the rows of a forward are the next ones of what was yielded."""
-        if batch.piece is None or batch.piece is not self.piece:
+        """Returns True if the rows of a forward are the next ones of what was yielded.
+
+        Slices go through forward and backward one after the other: which rows a slice holds is
+        known by what was done before it.
+        """
+        if batch.piece is None or batch.piece is not self.piece or batch.start != self.done:
             return False
         return self.done + batch.rows <= len(self.piece.slots)

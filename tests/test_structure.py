@@ -15,6 +15,7 @@ LAYERS = (
     ("loader",),
     ("aliases", "anchor", "native", "outputs", "swapping"),
     ("layers", "speed"),
+    ("accounting",),
     ("ops", "gathering", "ledger"),
     ("units", "passes", "sums", "budgets"),
     ("mechanism",),

@@ -138,14 +138,14 @@ class Checkpoints:
         return self.save(extra) if engine._private.stepped and engine.steps % steps == 0 else None
 
     def resume(self) -> Resumed | None:
-        """Returns where the run goes on, None if it starts; call it once, before training.
+        """Returns where the run goes on, None if it starts; call it right after make_private.
 
         Model, optimizer and engine get the state of the newest checkpoint in place, after all of
         it was read and verified. A damaged one, or one of another model, is passed over with a
         warning.
 
         Raises:
-            RuntimeError: checkpoints are there, and none can be used.
+            RuntimeError: checkpoints are there, and none can be used; or steps were taken already.
             ValueError: the engine has other settings than the one that wrote the checkpoint.
         """
         found = self._newest()
@@ -195,11 +195,11 @@ class Checkpoints:
 
     def _load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Puts a checkpoint that fits into model, optimizer, engine and global generators."""
+        self._engine.load_state_dict(state["engine"])  # may refuse, so it comes first
         self._module.load_state_dict(weights | state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
         if state["engine"]["steps"]:  # else a scheduler warns that it comes before the first step
             self._optimizer._opt_called = True  # type: ignore[attr-defined]
-        self._engine.load_state_dict(state["engine"])
         self._engine.noise_multiplier = state["noise_multiplier"]
         set_generators(state["generators"][self._rank])
 

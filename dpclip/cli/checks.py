@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from audits.tasks import Task
+from dpclip.accounting.spending import check_accountant
 from dpclip.arms import Arm
 from dpclip.cli.cells import privatizer
 from dpclip.cli.options import Audit, Train
 from dpclip.cli.tasks import plant
-from dpclip.ledger import check_accountant
 
 _COUNTS = ("seeds", "canaries", "references", "epochs", "batch_size")
 

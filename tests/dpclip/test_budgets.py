@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpclip import budgets as module
+from dpclip.accounting.renyi import ORDERS, converted, rdp
+from dpclip.accounting.spending import epsilon
 from dpclip.budgets import BudgetSpent, budget, step_budget
-from dpclip.ledger import ORDERS, Ledger, converted, epsilon, rdp
+from dpclip.ledger import Ledger
 
 DELTA = 1e-5
 PLAN = {"noise_multiplier": 1.0, "sample_rate": 0.01}

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from torch import nn
 
 from dpclip import per_sample
-from dpclip.ledger import epsilon
+from dpclip.accounting.spending import epsilon
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")

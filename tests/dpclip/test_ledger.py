@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
-from dpclip import ledger as module
-from dpclip.ledger import Ledger, Spent, epsilon, largest, noise_for, spent
+from dpclip.accounting import prv, spending
+from dpclip.accounting.history import merged, rounded
+from dpclip.accounting.renyi import rdp
+from dpclip.accounting.solving import largest, noise_for
+from dpclip.accounting.spending import Spent, epsilon, spent
+from dpclip.ledger import Ledger
 from dpclip.sensitivity import effective_multiplier, rows_multiplier
 
 RUN = [(1.0, 0.01, 2000)]
@@ -106,7 +110,7 @@ def test_many_kinds_of_steps_are_rounded_up(monkeypatch):
     found, bound = spent("prv", history, DELTA), spent("rdp", history, DELTA)
     assert found.because == bound.because == "100 kinds of steps rounded up to 30"
     assert found.by == "prv" and found.epsilon < bound.epsilon
-    monkeypatch.setattr(module, "_PAIRS", 100)
+    monkeypatch.setattr(spending, "_PAIRS", 100)
     exact = spent("rdp", history, DELTA)
     assert exact.epsilon <= bound.epsilon <= 1.02 * exact.epsilon and not exact.because
 
@@ -116,15 +120,13 @@ kinds = st.tuples(st.floats(0.3, 100), st.floats(1e-4, 1), st.integers(1, 1000))
 
 @given(st.lists(kinds, min_size=1, max_size=60), st.integers(4, 12))
 def test_rounding_up_never_spends_less(history, limit):
-    few = module._rounded(module._merged(history), limit)
+    few = rounded(merged(history), limit)
     assert len(few) <= max(limit, 4)
     assert sum(n for *_, n in few) == sum(n for *_, n in history)
-    if len(module._merged(history)) <= limit:
-        assert few == module._merged(history)
+    if len(merged(history)) <= limit:
+        assert few == merged(history)
     for order in (2.0, 8.0, 32.0):
-        cost, before = (
-            sum(n * module.rdp(s, q, order) for s, q, n in some) for some in (few, history)
-        )
+        cost, before = (sum(n * rdp(s, q, order) for s, q, n in some) for some in (few, history))
         assert cost >= before * (1 - 1e-9) - 1e-12
 
 
@@ -198,7 +200,7 @@ def test_what_opacus_refuses_to_compose(monkeypatch):
     def refuses(*_: object) -> None:
         raise RuntimeError("Discrete mean differs significantly from continuous mean.")
 
-    monkeypatch.setattr(module, "discretize", refuses)
+    monkeypatch.setattr(prv, "discretize", refuses)
     found = spent("prv", RUN, DELTA)
     assert found == Spent(epsilon("rdp", RUN, DELTA), "rdp", found.because)
     assert found.because.startswith("PRV failed: Discrete mean")
@@ -306,7 +308,7 @@ def test_other_accountants_are_refused(name):
 )
 def test_noise_for_a_target(mechanism, target, q, steps, monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "spent", lambda *run: calls.append(run[0]) or spent(*run))
+    monkeypatch.setattr(spending, "spent", lambda *run: calls.append(run[0]) or spent(*run))
     sigma = noise_for(mechanism, target, 1e-5, q, steps)
     assert calls.count("rdp") <= 14 and calls.count("prv") <= 5
     monkeypatch.undo()
@@ -337,6 +339,7 @@ def test_the_factor_for_a_count_that_spends_too_much_is_right():
 def test_rows_multiplier_undoes_effective_multiplier(effective, share):
     rows = rows_multiplier(effective, share / effective)
     assert rows >= effective
+    assert effective_multiplier(effective, 0.0) == effective == rows_multiplier(effective, 0.0)
     assert effective <= effective_multiplier(rows, share / effective) <= effective * (1 + 1e-9)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dpclip import micro_batches, per_sample
-from dpclip.ledger import epsilon
+from dpclip.accounting.spending import epsilon
 
 lightning = pytest.importorskip("pytorch_lightning")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -25,8 +26,8 @@ from dpclip import (
     quantile,
     step_budget,
 )
+from dpclip.accounting.spending import epsilon
 from dpclip.budgets import BudgetSpent
-from dpclip.ledger import epsilon
 
 BUDGETS = {
     make: make(3.0, 1e-5, noise_multiplier=2.0, sample_rate=0.2) for make in (budget, step_budget)
@@ -452,8 +453,12 @@ def test_state_of_another_accountant(kit):
     with pytest.raises(ValueError, match="accountant 'rdp'"):
         trained.engine.load_state_dict(state | {"accountant": "rdp"})
     train(kit, trained)
-    trained.engine.load_state_dict(trained.engine.state_dict())
-    assert trained.engine.steps == 5
+    again = noisy(kit)
+    again.engine.load_state_dict(trained.engine.state_dict())
+    assert again.engine.steps == 5
+    assert again.engine.get_epsilon(1e-5) == trained.engine.get_epsilon(1e-5)
+    with pytest.raises(RuntimeError, match="after 5 steps of training"):
+        trained.engine.load_state_dict(state)
 
 
 # ---- several phases ----------------------------------------------------------------------------
@@ -575,3 +580,127 @@ def test_a_false_promise_is_found_when_the_engine_is_made(kit):
     with pytest.raises(ValueError, match=r"double\(\)"):
         kit.private(model, kit.vectors(), weighting=double)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+# ---- what an ordinary loop may do wrong --------------------------------------------------------
+
+
+def voided(trained, words):
+    assert trained.engine.get_epsilon(1e-5) == math.inf
+    assert words in trained.engine.guarantee
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_part_of_the_batch_voids(kit, limit):
+    """If a record leaves, the next one moves in."""
+    trained = noisy(kit, max_physical_batch=limit)
+    for number, (x, y) in enumerate(trained.loader):
+        kit.mean_loss(trained.model(x[:2]), y[:2]).backward()
+        trained.optimizer.step()
+        if number == 1:
+            break
+    voided(trained, "rows of a batch of")
+
+
+def test_two_iterators_at_once_void(kit):
+    trained = noisy(kit)
+    one, other = iter(trained.loader), iter(trained.loader)
+    x, y = next(one)
+    kit.mean_loss(trained.model(x), y).backward()
+    trained.optimizer.step()
+    next(other)
+    assert trained.engine.get_epsilon(1e-5) < math.inf
+    next(one)
+    voided(trained, "two iterators at once")
+
+
+def test_a_look_at_a_batch_beforehand_is_fine(kit):
+    trained = noisy(kit)
+    next(iter(trained.loader))
+    train(kit, trained)
+    assert trained.engine.get_epsilon(1e-5) < math.inf
+
+
+@pytest.mark.parametrize("order", [(1, 0), (0, 0)])
+def test_slices_out_of_order_void(kit, order):
+    """Which rows a slice holds is known by what went through before it."""
+    trained = noisy(kit, batch_size=12)
+    x, y = next(iter(trained.loader))
+    half = len(x) // 2
+    parts = (slice(0, half), slice(half, None))
+    losses = [kit.mean_loss(trained.model(x[part]), y[part]) for part in parts]
+    for which in order:
+        losses[which].backward(retain_graph=True)
+    trained.optimizer.step()
+    voided(trained, "count twice" if order == (0, 0) else "had not just yielded")
+
+
+def test_slices_out_of_order_cannot_be_grouped(kit):
+    trained = noisy(kit, batch_size=12, grouping=micro_batches(3, slots="random"))
+    x, y = next(iter(trained.loader))
+    first, second = (kit.mean_loss(trained.model(x[p]), y[p]) for p in (slice(0, 4), slice(4, 7)))
+    first.backward()
+    with pytest.raises(RuntimeError, match="needs to know which records"):
+        second.backward()
+
+
+@pytest.mark.parametrize("how", ["longer", "replaced", "between", "clipped"])
+def test_gradients_that_are_changed_before_the_step(kit, how):
+    trained = noisy(kit, batch_size=12)
+    x, y = next(iter(trained.loader))
+    for part in (slice(0, 3), slice(3, None)):
+        kit.mean_loss(trained.model(x[part]), y[part]).backward()
+        if how == "between" and part.stop == 3:
+            trained.inner.params[0].grad.mul_(2.0)
+    params = trained.inner.params
+    if how == "longer":
+        params[0].grad.mul_(2.0)
+    if how == "replaced":
+        params[0].grad = params[0].grad.clone()
+    if how == "clipped":
+        torch.nn.utils.clip_grad_norm_(params, 1e-3)
+    trained.optimizer.step()
+    if how == "clipped":
+        assert trained.engine.get_epsilon(1e-5) < math.inf
+    else:
+        voided(trained, "p.grad was replaced or made longer")
+
+
+def test_cast_to_half_precision_later(kit):
+    torch.set_default_dtype(torch.float32)
+    trained = noisy(kit)
+    trained.model.bfloat16()
+    x, y = next(iter(trained.loader))
+    kit.mean_loss(trained.model(x.bfloat16()), y).backward()
+    trained.optimizer.step()
+    voided(trained, "half precision")
+
+
+def test_closing_in_the_middle_of_a_step_leaves_no_gradient(kit):
+    trained = noisy(kit)
+    x, y = next(iter(trained.loader))
+    kit.mean_loss(trained.model(x), y).backward()
+    params = trained.inner.params
+    trained.engine.close()
+    assert all(p.grad is None for p in params)
+
+
+def test_a_copy_of_the_model_is_not_trained_with_its_hooks(kit):
+    trained = noisy(kit)
+    x, y = next(iter(trained.loader))
+    twin = copy.deepcopy(trained.model)
+    with torch.no_grad():
+        twin(x)
+    with pytest.raises(RuntimeError, match="A copy of a private model"):
+        twin(x)
+    kit.mean_loss(trained.model(x), y).backward()
+    trained.optimizer.step()
+
+
+def test_what_is_loaded_keeps_what_is_known(kit):
+    """Reasons of this engine stay, and a later phase does not repeat the noise of a loaded one."""
+    state = noisy(kit).engine.state_dict()
+    trained = noisy(kit, poisson_sampling=False)
+    trained.engine.load_state_dict(state | {"phase": 4})
+    voided(trained, "Poisson")
+    assert trained.engine.state_dict()["phase"] == 4

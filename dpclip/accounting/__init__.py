@@ -1,0 +1,1 @@
+"""Epsilon of a history of steps, and the noise for an epsilon: Opacus' accountants, guarded."""
