@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -150,8 +151,18 @@ class Engine:
         piece = self.yielded.piece
         return self._next if piece is None else piece.logical.number + int(self.stepped)
 
-    def go_on(self, steps: int, state: State, following: int) -> None:
-        """Continues after so many steps, with this state of the weighting, at this batch.
+    def shared(self) -> list[str]:
+        """Returns the names of parameters that were seen to be used more than once."""
+        return [name for name, param in self.names.items() if param in self._shared]
+
+    def go_on(self, steps: int, state: State, following: int, shared: Sequence[str]) -> None:
+        """Continues a run that was interrupted.
+
+        Args:
+            steps: that were taken.
+            state: of the weighting.
+            following: number of the next logical batch.
+            shared: what `shared()` was.
 
         Raises:
             RuntimeError: steps were taken already, which what is loaded would not know of.
@@ -163,6 +174,7 @@ class Engine:
             )
         self.steps, self.state, self._next = steps, state, following
         self._state_before = state
+        self._shared.update(self.names[name] for name in shared)
 
     def _check_whole(self) -> None:
         """Voids the claim if some rows of the physical batch did not go through a backward.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from dpclip.accounting.history import History, merged
 from dpclip.accounting.spending import Spent, check_accountant, spent
@@ -22,6 +23,9 @@ class Ledger:
     Args:
         accountant: "prv" or "rdp", of Opacus.
 
+    Attributes:
+        note: told of every step (effective noise multiplier, q) before it releases anything.
+
     Raises:
         ValueError: an accountant that under-reports ("gdp") or an unknown one.
     """
@@ -29,6 +33,7 @@ class Ledger:
     def __init__(self, accountant: str) -> None:
         check_accountant(accountant)
         self.mechanism = accountant
+        self.note: Callable[[float, float | None], None] | None = None
         self.reasons: list[str] = []
         self._steps: dict[tuple[float, float], int] = {}
         self._last: tuple[Spent, float] | None = None
@@ -73,11 +78,12 @@ class Ledger:
             self.void(NO_NOISE)
         if sample_rate is None:
             self.void(NOT_POISSON)
-        if self.reasons or sample_rate is None:
-            return
-        self.sample_rate = sample_rate
-        pair = effective_multiplier(noise_multiplier, count_shift), sample_rate
-        self._steps[pair] = self._steps.get(pair, 0) + 1
+        sigma = effective_multiplier(noise_multiplier, count_shift)
+        if not self.reasons and sample_rate is not None:
+            self.sample_rate = sample_rate
+            self._steps[sigma, sample_rate] = self._steps.get((sigma, sample_rate), 0) + 1
+        if self.note is not None:
+            self.note(sigma, sample_rate)
 
     def spent(self, delta: float) -> Spent:
         """Returns epsilon at this delta, and whose figure it is; inf where nothing holds."""

@@ -406,6 +406,7 @@ class PrivacyEngine:
             "steps": engine.steps,
             "phase": self._phase,
             "plan": self._chooser.formed_by_name(engine.names),
+            "shared": engine.shared(),
             "weighting": dict(engine.state),
             "position": self._batches.position(engine.following()),
             "noise": self._streams_made.noise.state(),
@@ -434,7 +435,7 @@ class PrivacyEngine:
                 f"{self._ledger.mechanism!r}. Build PrivacyEngine(accountant=...) alike."
             )
         following = int(state["position"]["batch"])
-        engine.go_on(int(state["steps"]), dict(state["weighting"]), following)
+        engine.go_on(int(state["steps"]), dict(state["weighting"]), following, state["shared"])
         self._ledger.history = [(float(s), float(q), int(n)) for s, q, n in state["history"]]
         for reason in state["reasons"]:
             self._ledger.void(reason)

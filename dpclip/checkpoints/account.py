@@ -27,18 +27,13 @@ class Account:
         self._engine, self._ledger, self._rate = engine, engine._ledger, rate
         self._secure = engine._streams_made.noise.secure
         self._journal = Journal(path)
-        self._charge = self._ledger.charge
         self.before = self._journal.size() if self._secure else 0
         if self._secure and writes:
-            self._ledger.charge = self._noted_charge  # type: ignore[method-assign]
+            self._ledger.note = self._note
 
-    def _noted_charge(
-        self, noise_multiplier: float, count_shift: float = 0.0, sample_rate: float | None = None
-    ) -> None:
-        """Charges a step, and writes it down before the step releases anything."""
-        self._charge(noise_multiplier, count_shift, sample_rate)
-        sigma = effective_multiplier(noise_multiplier, count_shift)
-        self._journal.note(Spent(sigma, sample_rate, tuple(self._ledger.reasons)))
+    def _note(self, sigma: float, rate: float | None) -> None:
+        """Writes a step down before it releases anything."""
+        self._journal.note(Spent(sigma, rate, tuple(self._ledger.reasons)))
 
     def noted(self) -> int:
         """Returns the size of the journal, safely on the disk."""
@@ -70,5 +65,6 @@ class Account:
 
     def close(self) -> None:
         """Stops writing."""
-        self._ledger.charge = self._charge  # type: ignore[method-assign]
+        if self._secure:
+            self._ledger.note = None
         self._journal.close()

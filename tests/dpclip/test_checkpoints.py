@@ -96,7 +96,6 @@ def test_workers_do_not_matter(tmp_path):
     assert train(Job(), tmp_path / "stopped") == train(Job(every=NEVER), tmp_path / "once")
 
 
-@pytest.mark.xfail(strict=True, reason="a first use is settled before it is known not to be alone")
 def test_shared_weights_stay_known(tmp_path):
     """How the uses of a weight are added up decides how they round."""
     made = build(Job(tied=True))
