@@ -131,19 +131,24 @@ def test_before_the_first_step(loop):
         run.doctor()
 
 
-@LOOP
-def test_a_copy_of_the_model(loop):
-    run = Run(loop=loop)
+def test_a_copy_with_hooks_is_not_trained():
+    run = Run()
+    other = copy.deepcopy(run.model)
+    with pytest.raises(RuntimeError, match="A copy of a private model"):
+        run.train(2, other, torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+def test_a_copy_of_the_model():
+    run = Run(loop=True)
     other = copy.deepcopy(run.model)
     run.train(2, other, torch.optim.SGD(other.parameters(), lr=0.1))
     with pytest.raises(RuntimeError, match="or a copy of the model"):
         run.doctor()
 
 
-@LOOP
-def test_a_copy_that_trains_on(loop):
+def test_a_copy_that_trains_on():
     """The engine itself sees that no step follows on its gradients."""
-    run = Run(loop=loop).train()
+    run = Run(loop=True).train()
     other = copy.deepcopy(run.model)
     run.train(2, other, torch.optim.SGD(other.parameters(), lr=0.1))
     assert_void_already(run, "a second batch was drawn")
