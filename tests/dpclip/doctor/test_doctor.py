@@ -24,6 +24,7 @@ from dpclip.doctor import Report, examine
 from dpclip.doctor.first_step import first_step, noise_seen
 from dpclip.types import Noise
 from dpclip.witness import Added, Witness
+from tests.dpclip.ranks.runs import leave
 
 ROOT = Path(__file__).parents[3]
 LOOP = pytest.mark.parametrize("loop", [False, True])
@@ -430,7 +431,7 @@ def main() -> None:
         with torch.no_grad():
             model[0].weight[0, 0] += 1e-4
     print(run.doctor(), f"\nepsilon {run.epsilon}", flush=True)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from dpclip import PrivacyEngine, clip, clip_to_min, micro_batches, per_core
-from tests.dpclip.ranks.runs import data
+from tests.dpclip.ranks.runs import data, leave
 
 
 def private(
@@ -53,7 +53,7 @@ def main(what: str) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=100))
     if what == "refusals":
         refusals()
-        return
+        leave()
     odd = dist.get_rank() == 1
     sampler = DistributedSampler(data()) if what == "sampled" else None
     engine, model, optimizer, loader = private(sampler=sampler, poisson=sampler is None)
@@ -73,6 +73,7 @@ def main(what: str) -> None:
     if what == "sampled":
         assert engine.get_epsilon(1e-5) == float("inf")
         print(f"trained {engine.steps} steps: {engine.guarantee}")
+        leave()
 
 
 def misbehave(what: str) -> None:

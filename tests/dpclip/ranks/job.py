@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from dpclip.wrapped import unwrapped
-from tests.dpclip.ranks.runs import RUNS, train
+from tests.dpclip.ranks.runs import RUNS, leave, train
 
 
 def main(folder: Path) -> None:
@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
         }
         (folder / f"{run.name}.{rank}.json").write_text(json.dumps(said))
         engine.close()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
