@@ -602,13 +602,18 @@ def test_a_part_of_the_batch_voids(kit, limit):
     voided(trained, "rows of a batch of")
 
 
-def test_two_iterators_at_once_void(kit):
+@pytest.mark.parametrize("taken", [False, True])
+def test_two_iterators_at_once_void(kit, taken):
+    """Whether or not the batch of the other one was trained on."""
     trained = noisy(kit)
     one, other = iter(trained.loader), iter(trained.loader)
     x, y = next(one)
     kit.mean_loss(trained.model(x), y).backward()
     trained.optimizer.step()
-    next(other)
+    x, y = next(other)
+    if taken:
+        kit.mean_loss(trained.model(x), y).backward()
+        trained.optimizer.step()
     assert trained.engine.get_epsilon(1e-5) < math.inf
     next(one)
     voided(trained, "two iterators at once")
