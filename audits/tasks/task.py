@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
+from audits.extraction import Search
+
 METRICS = ("acc", "wer", "cer", "ppl")
 """Measures of utility that reports know; of acc more is better, of the others less."""
 
@@ -34,6 +36,20 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Vast:
+    """A secret format with too many fillings to score one by one.
+
+    Attributes:
+        size: |R|, how many there are.
+        search: (model in eval mode, records) -> the ranks of their secrets among all fillings, as
+            far as the search's budget goes, and as many of the most likely fillings.
+    """
+
+    size: int
+    search: Callable[[nn.Module, Sequence[Any]], Search]
+
+
+@dataclass(frozen=True)
 class Family:
     """A recipe for canaries.
 
@@ -44,12 +60,14 @@ class Family:
             secret part alone where there is one.
         references: how many held-out records a canary is ranked among (unless `space` is given).
         space: all candidates, for exact ranks.
+        vast: the space that the references are a sample of, where it can only be searched.
     """
 
     draw: Draw
     losses: Callable[[nn.Module, Any], Tensor]
     references: int = 1000
     space: Space | None = None
+    vast: Vast | None = None
 
 
 @dataclass(frozen=True)

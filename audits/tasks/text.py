@@ -15,7 +15,8 @@ from torch.optim import Adam
 from torch.utils.data import Dataset, TensorDataset
 
 from audits.enumeration import LARGEST_SPACE, enumerate_losses, index_of, space_size
-from audits.tasks.task import Draw, Family, Space, Task
+from audits.extraction import Search, search
+from audits.tasks.task import Draw, Family, Space, Task, Vast
 
 VOCABULARY = 256
 LENGTH = 64
@@ -171,18 +172,23 @@ def _adam(parameters: Iterable[nn.Parameter], lr: float) -> Adam:
     return Adam(parameters, lr=lr)
 
 
-def secret_family(draw: Draw, sentence: Tensor, span: Tensor, letters: Sequence[int]) -> Family:
-    """Returns the family of one secret format, whose fillings are all enumerated.
+def secret_family(
+    draw: Draw, sentence: Tensor, span: Tensor, letters: Sequence[int], references: int = 1000
+) -> Family:
+    """Returns the family of one secret format.
+
+    Its fillings are all enumerated up to 10^7 of them. Beyond, canaries are ranked among sampled
+    references, and the space can be searched for those that are likely.
 
     Args:
         draw: recipe of records (tokens [T], mask [T]).
         sentence: [T] tokens of any one filling.
         span: [T] bool, where the secret's letters are.
         letters: the byte of each letter of the alphabet.
+        references: how many held-out fillings canaries are ranked among where all are too many.
 
     Raises:
-        ValueError: the secret begins the record, so nothing precedes its first letter; or there
-            are too many fillings to enumerate.
+        ValueError: the secret begins the record, so nothing precedes its first letter.
     """
     places = span.nonzero().squeeze(1).tolist()
     if places[0] == 0:
@@ -190,21 +196,29 @@ def secret_family(draw: Draw, sentence: Tensor, span: Tensor, letters: Sequence[
     slots: list[int | Sequence[int]] = [
         letters if span[i] else int(sentence[i]) for i in range(places[0], places[-1] + 1)
     ]
-    if (size := space_size(slots)) > LARGEST_SPACE:
-        raise ValueError(
-            f"The secret format has {size} fillings, and at most {LARGEST_SPACE} are ranked one by "
-            "one. Use fewer holes or a smaller alphabet."
-        )
+    size, prefix = space_size(slots), sentence[: places[0]]
 
     def losses(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         return token_losses(model, (batch[0], span.expand_as(batch[0]))).sum(1)
 
     def every(model: nn.Module) -> Tensor:
         return enumerate_losses(
-            lambda prefixes: next_log_probabilities(model, prefixes), sentence[: places[0]], slots
+            lambda prefixes: next_log_probabilities(model, prefixes), prefix, slots
         )
 
-    def number(record: Sequence[Tensor]) -> int:
-        return index_of(slots, [int(token) for token in record[0][span]])
+    def secret(record: Sequence[Tensor]) -> list[int]:
+        return [int(token) for token in record[0][span]]
 
-    return Family(draw, losses, references=0, space=Space(every, number))
+    def likely(model: nn.Module, records: Sequence[Sequence[Tensor]]) -> Search:
+        return search(
+            lambda prefixes: next_log_probabilities(model, prefixes),
+            prefix,
+            slots,
+            [secret(record) for record in records],
+            most_likely=len(records),
+        )
+
+    if size > LARGEST_SPACE:
+        return Family(draw, losses, references, vast=Vast(size, likely))
+    space = Space(every, lambda record: index_of(slots, secret(record)))
+    return Family(draw, losses, references=0, space=space)

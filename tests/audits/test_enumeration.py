@@ -62,7 +62,7 @@ def slow_losses(model: nn.Module, prefix: list[int], slots: list) -> list[float]
 def test_against_scoring_each_filling_alone(slots: list, batch: int) -> None:
     model = Recurrent()
     losses = enumerate_losses(model, [2, 9], slots, batch=batch)
-    assert losses.dtype == torch.float32
+    assert losses.dtype == torch.float64
     assert losses.shape == (space_size(slots),)
     assert losses.tolist() == pytest.approx(slow_losses(model, [2, 9], slots), rel=1e-5)
     assert not losses.requires_grad

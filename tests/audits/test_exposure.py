@@ -96,6 +96,8 @@ def test_exact_ranks() -> None:
     assert found.p_value == pytest.approx([0.25, 0.75, 1])
     assert (found.low == found.bits).all() and (found.high == found.bits).all()
     assert found.ceiling == 2 and found.valid
+    assert found.counts["below"].tolist() == [0, 1, 3]
+    assert found.counts["tied"].tolist() == [0, 1, 0]
 
 
 def test_exact_says_when_the_secret_is_missing() -> None:
@@ -118,24 +120,6 @@ def test_random_ties_are_exactly_uniform_under_the_null() -> None:
     ]
     counts = np.bincount(ranks, minlength=21)[1:]
     assert ((counts - 200) ** 2 / 200).sum() < chi2.ppf(0.999, 19)
-
-
-def test_null_means_with_many_ties() -> None:
-    # 80 % of scores are the worst possible one, as error rates of untrained strings are.
-    rng = np.random.default_rng(2)
-    bits: dict[str, list[float]] = {"worst": [], "mid": [], "random": []}
-    for _ in range(6000):
-        s = np.where(rng.random(201) < 0.8, 1.0, rng.random(201))
-        for ties in bits:
-            bits[ties].append(float(sampled(s[0], s[1:], ties=ties, rng=rng).bits))
-    for ties, expected, tail in [
-        ("worst", 0.69, 0.045),
-        ("mid", 1.26, 0.041),
-        ("random", 1.41, 0.048),
-    ]:
-        assert np.mean(bits[ties]) == pytest.approx(expected, abs=0.05)
-        share = np.mean(np.array(bits[ties]) >= math.log2(20))
-        assert share == pytest.approx(tail, abs=0.012)
 
 
 def check_coverage(trials: int) -> None:
@@ -195,6 +179,9 @@ def assert_fallen_back(found: exposure.Exposure, loss: float, references, why: s
 def test_extrapolation_is_refused_where_the_fit_is_wrong() -> None:
     references = np.random.default_rng(6).uniform(10, 40, 1500)
     assert_fallen_back(extrapolated(9.0, references, 1e6), 9.0, references, "not skew-normal")
+    # A fit that is rejected tells nothing, also where it happens to agree with sampling.
+    mixed = np.concatenate([references, np.random.default_rng(6).uniform(10, 12, 800)])
+    assert_fallen_back(extrapolated(25.0, mixed, 1e6), 25.0, mixed, "not skew-normal")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +209,9 @@ def test_extrapolation_is_checked_where_sampling_can_tell(
 
 def test_extrapolation_takes_many_references() -> None:
     references = skewnormal.sample(skewnormal.SkewNormal(1, 0, 1), 30_000, np.random.default_rng(8))
+    start = time.perf_counter()
     found = extrapolated(np.array([-1.0, 0.0]), references, 1e6)
+    assert time.perf_counter() - start < 30  # 2 seconds, and 200 refits by scipy minutes
     assert found.valid and found.counts["fitted"] == 10_000 and found.counts["references"] == 30_000
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
-from scipy.stats import skewnorm
+from scipy.stats import kstwo, skewnorm
 
 from audits.skewnormal import (
     SkewNormal,
@@ -102,6 +102,17 @@ def test_bootstrap_p_values_of_true_skew_normals_are_ordinary() -> None:
     found, _ = p_values(12, 20)
     assert np.mean(np.array(found) < 0.1) <= 0.34
     assert 0.25 < np.mean(found) < 0.75
+
+
+def test_textbook_p_values_are_far_too_large_after_a_fit() -> None:
+    rng = np.random.default_rng(5)
+    laws = [SkewNormal(shape, 30, 4) for shape in (-3, -1, 0.5, 1, 2, 5)]
+    samples = [sample(laws[i % 6], 1000, rng) for i in range(60)]
+    distances = [distance(x, fit(x)) for x in samples]
+    naive = [kstwo.sf(d, 1000) for d in distances]
+    assert min(naive) > 0.25  # ours were never below .32; uniform ones were below .25 in 15 of 60
+    assert np.quantile(distances, 0.95) == pytest.approx(0.0268, abs=0.0025)
+    assert kstwo.isf(0.05, 1000) == pytest.approx(0.0428, abs=5e-5)
 
 
 @pytest.mark.slow
