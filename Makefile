@@ -28,6 +28,9 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.peak_memory
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.randomness
+	$(BIN)/python -m benchmarks.audit_coverage
+	$(BIN)/python -m benchmarks.self_test
+	$(BIN)/python -m benchmarks.shadow_models
 
 ui: $(VENV)/core
 	$(BIN)/dpclip ui --store $(STORE)

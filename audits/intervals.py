@@ -137,6 +137,8 @@ class Bound:
         assumptions: What must hold for the bound to hold.
         valid: False if the design cannot give a bound above 0.
         reasons: What to know about this value; why it is not valid.
+        sigma: The noise multiplier from which `epsilon` follows, exceeded by the true one with
+            probability <= alpha; None for methods that use no noise multiplier.
     """
 
     epsilon: float
@@ -149,6 +151,7 @@ class Bound:
     assumptions: tuple[str, ...]
     valid: bool = True
     reasons: tuple[str, ...] = ()
+    sigma: float | None = None
 
     @property
     def low(self) -> float:

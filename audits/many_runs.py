@@ -28,17 +28,31 @@ from audits.intervals import (
     upper,
 )
 
-__all__ = ["clopper_pearson", "dkw", "gaussian", "gaussian_dkw", "hits_many_runs"]
+__all__ = [
+    "THRESHOLD",
+    "TRIALS",
+    "Rates",
+    "clopper_pearson",
+    "dkw",
+    "fixed_threshold",
+    "gaussian",
+    "gaussian_dkw",
+    "hits_many_runs",
+    "known_null",
+    "many_runs_counts",
+    "mu_lower",
+]
 
 TRIALS: Final = "the runs (or canaries, given the rest) are independent"
 THRESHOLD: Final = "the attack and its threshold were fixed before training"
 ALL_THRESHOLDS: Final = "the attack was fixed before training; all its thresholds are covered"
 SHAPE: Final = "the mechanism is mu-GDP for some mu: its trade-off curve is Gaussian in shape"
+NULL: Final = "the rate of false positives at this threshold is known and not measured"
 UNIFORM: Final = "secrets were drawn uniformly from their space, one a run"
 DECLARED: Final = "the exposure that counts as a hit was fixed before training"
 
 # Upper limits of the (false positive, false negative) rates: scalars, or one per threshold.
-_Rates = tuple[NDArray[np.float64], NDArray[np.float64]]
+Rates = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def clopper_pearson(
@@ -61,9 +75,9 @@ def clopper_pearson(
         ValueError: Not 0 <= tp <= n_in or 0 <= fp <= n_out, no runs, or delta or alpha outside its
             range.
     """
-    counts = _many_runs_counts(tp, fp, n_in, n_out, delta, alpha)
-    seen = _fixed_threshold(tp, fp, n_in, n_out, alpha)
-    best = _fixed_threshold(n_in, 0, n_in, n_out, alpha)
+    counts = many_runs_counts(tp, fp, n_in, n_out, delta, alpha)
+    seen = fixed_threshold(tp, fp, n_in, n_out, alpha)
+    best = fixed_threshold(n_in, 0, n_in, n_out, alpha)
     return _from_rates(seen, best, delta, alpha, "clopper-pearson", counts, (TRIALS, THRESHOLD))
 
 
@@ -75,10 +89,34 @@ def gaussian(
     `Phi^-1(1 - FPR) - Phi^-1(FNR)` at the Clopper-Pearson limits (Nasr et al. 2023).
     Arguments and errors as in `clopper_pearson`.
     """
-    counts = _many_runs_counts(tp, fp, n_in, n_out, delta, alpha)
-    seen = _fixed_threshold(tp, fp, n_in, n_out, alpha)
-    best = _fixed_threshold(n_in, 0, n_in, n_out, alpha)
+    counts = many_runs_counts(tp, fp, n_in, n_out, delta, alpha)
+    seen = fixed_threshold(tp, fp, n_in, n_out, alpha)
+    best = fixed_threshold(n_in, 0, n_in, n_out, alpha)
     return _from_rates(seen, best, delta, alpha, "gaussian", counts, (TRIALS, THRESHOLD, SHAPE))
+
+
+def known_null(*, tp: int, n_in: int, fpr: float, delta: float, alpha: float = 0.05) -> Bound:
+    """As `clopper_pearson`, where the rate of false positives is known: all of alpha is for misses.
+
+    For random directions it is `audits.gaussian_scores.cosine_false_alarms` of the threshold.
+
+    Args:
+        tp: Trials with the canary in which the attack says "in".
+        n_in: Trials with the canary.
+        fpr: The probability that it says so without the canary, in (0, 1].
+        delta: In [0, 1).
+        alpha: Failure probability.
+
+    Raises:
+        ValueError: Not 0 <= tp <= n_in, no trials, or another argument outside its range.
+    """
+    counts = many_runs_counts(tp, 0, n_in, 1, delta, alpha)
+    if not 0 < fpr <= 1:
+        raise ValueError(f"fpr is {fpr}; expected a probability in (0, 1].")
+    known = np.asarray(fpr)
+    seen, best = ((known, upper(n_in - hits, n_in, alpha)) for hits in (tp, n_in))
+    kept = {name: counts[name] for name in ("tp", "n_in")}
+    return _from_rates(seen, best, delta, alpha, "known null", kept, (TRIALS, THRESHOLD, NULL))
 
 
 def dkw(*, scores_in: Scores, scores_out: Scores, delta: float, alpha: float = 0.05) -> Bound:
@@ -131,12 +169,12 @@ def hits_many_runs(
     return make_bound(epsilon, None, delta, alpha, "exposure, many runs", counts, ceiling, told)
 
 
-def _fixed_threshold(tp: int, fp: int, n_in: int, n_out: int, alpha: float) -> _Rates:
+def fixed_threshold(tp: int, fp: int, n_in: int, n_out: int, alpha: float) -> Rates:
     """Clopper-Pearson upper limits of both error rates, each at alpha / 2."""
     return upper(fp, n_out, alpha / 2), upper(n_in - tp, n_in, alpha / 2)
 
 
-def _thresholds(inside: NDArray[np.float64], outside: NDArray[np.float64], alpha: float) -> _Rates:
+def _thresholds(inside: NDArray[np.float64], outside: NDArray[np.float64], alpha: float) -> Rates:
     """Upper limits of both error rates that hold at every threshold at once, alpha / 2 each.
 
     "In" is decided for scores >= t, t over all observed scores. Massart's one-sided inequality.
@@ -150,20 +188,23 @@ def _thresholds(inside: NDArray[np.float64], outside: NDArray[np.float64], alpha
     )
 
 
-def _epsilon_lower(rates: _Rates, delta: float) -> float:
+def _epsilon_lower(rates: Rates, delta: float) -> float:
     """The largest `ln((1 - FNR - delta) / FPR)`, either way round; at least 0.
 
     (epsilon, delta)-DP bounds both ratios by e^eps (Kairouz et al. 2015, theorem 2.1), and both
     upper limits hold on the same event, so that the better direction costs nothing.
     """
     fpr, fnr = rates
-    ratios = np.concatenate(
-        [np.atleast_1d((1 - fnr - delta) / fpr), np.atleast_1d((1 - fpr - delta) / fnr)]
-    )
-    return max(0.0, math.log(max(1.0, float(ratios.max()))))
+    # Differences of logarithms, since a rate may be so small that the ratio overflows.
+    with np.errstate(divide="ignore"):  # log(0): delta alone explains the rates
+        logs = [
+            np.log(np.maximum(1 - missed - delta, 0.0)) - np.log(alarms)
+            for alarms, missed in ((fpr, fnr), (fnr, fpr))
+        ]
+    return max(0.0, float(np.max(logs)))
 
 
-def _mu_lower(rates: _Rates) -> float:
+def mu_lower(rates: Rates) -> float:
     """The largest `Phi^-1(1 - FPR) - Phi^-1(FNR)`; at least 0 (Nasr et al. 2023)."""
     fpr, fnr = rates
     return max(0.0, float(np.max(ndtri(1 - fpr) - ndtri(fnr))))
@@ -180,8 +221,8 @@ def _hits_epsilon(hits: int, runs: int, bits: float, delta: float, alpha: float)
 
 
 def _from_rates(
-    seen: _Rates,
-    best: _Rates,
+    seen: Rates,
+    best: Rates,
     delta: float,
     alpha: float,
     method: str,
@@ -192,14 +233,14 @@ def _from_rates(
     if SHAPE not in assumptions:
         epsilon, ceiling = (_epsilon_lower(rates, delta) for rates in (seen, best))
         return make_bound(epsilon, None, delta, alpha, method, counts, ceiling, assumptions)
-    mu, ceiling_mu = _mu_lower(seen), _mu_lower(best)
+    mu, ceiling_mu = mu_lower(seen), mu_lower(best)
     epsilon, ceiling = epsilon_of(mu, delta), epsilon_of(ceiling_mu, delta)
     return make_bound(epsilon, mu, delta, alpha, method, counts, ceiling, assumptions)
 
 
 def _all_thresholds(
     scores_in: Scores, scores_out: Scores, delta: float, alpha: float
-) -> tuple[_Rates, _Rates, dict[str, int]]:
+) -> tuple[Rates, Rates, dict[str, int]]:
     """Limits seen, limits of scores that separate perfectly, and the counts."""
     check_delta(delta)
     check_alpha(alpha)
@@ -210,9 +251,10 @@ def _all_thresholds(
     return seen, best, {"n_in": len(inside), "n_out": len(outside)}
 
 
-def _many_runs_counts(
+def many_runs_counts(
     tp: int, fp: int, n_in: int, n_out: int, delta: float, alpha: float
 ) -> dict[str, int]:
+    """The counts of an audit over many runs, checked; errors as in `clopper_pearson`."""
     check_delta(delta)
     check_alpha(alpha)
     runs = {"n_in": check_count("n_in", n_in, 1), "n_out": check_count("n_out", n_out, 1)}

@@ -26,7 +26,18 @@ from audits.intervals import (
     make_bound,
 )
 
-__all__ = ["default_guesses", "expected_correct", "gaussian_one_run", "hits_one_run", "steinke"]
+__all__ = [
+    "COINS",
+    "DECLARED",
+    "default_guesses",
+    "expected_correct",
+    "gaussian_mu",
+    "gaussian_one_run",
+    "hits_one_run",
+    "one_run_counts",
+    "rejects",
+    "steinke",
+]
 
 COINS: Final = "every canary was inserted with probability 1/2, independently, and m counts all"
 DECLARED: Final = "the attack and the number of guesses were fixed before training"
@@ -56,7 +67,7 @@ def steinke(
     Raises:
         ValueError: Not 0 <= v <= r <= m with m >= 1, or delta or alpha outside its range.
     """
-    counts = _one_run_counts(canaries, guesses, correct, delta, alpha)
+    counts = one_run_counts(canaries, guesses, correct, delta, alpha)
     m, r, v = counts.values()
     epsilon = _steinke_epsilon(m, r, v, delta, alpha)
     ceiling = epsilon if v == r else _steinke_epsilon(m, r, r, delta, alpha)
@@ -71,10 +82,10 @@ def gaussian_one_run(
     Mahloujifar, Melis and Chaudhuri 2024 (arXiv 2410.22235), algorithm 3, for Gaussian trade-off
     curves: tighter than `steinke` and less general. Arguments and errors as there.
     """
-    counts = _one_run_counts(canaries, guesses, correct, delta, alpha)
+    counts = one_run_counts(canaries, guesses, correct, delta, alpha)
     m, r, v = counts.values()
-    mu = _gaussian_mu(m, r, v, alpha)
-    ceiling = epsilon_of(_gaussian_mu(m, r, r, alpha), delta)
+    mu = gaussian_mu(m, r, v, alpha)
+    ceiling = epsilon_of(gaussian_mu(m, r, r, alpha), delta)
     told = (COINS, DECLARED, SHAPE)
     return make_bound(
         epsilon_of(mu, delta), mu, delta, alpha, "gaussian one-run", counts, ceiling, told
@@ -141,33 +152,50 @@ def _steinke_epsilon(
     return float(brentq(lambda epsilon: p_value(epsilon) - alpha, low, high, xtol=1e-10))
 
 
-def _gaussian_mu(canaries: int, guesses: int, correct: int, alpha: float) -> float:
+def gaussian_mu(canaries: int, guesses: int, correct: int, alpha: float) -> float:
     """The largest mu for which v right guesses of r reject "the run is mu-GDP" at level alpha.
 
     Bisection over the recursion of Mahloujifar, Melis and Chaudhuri 2024 (algorithm 3, alphabet of
     two), to 1e-7.
     """
-    if not _rejects(1e-9, canaries, guesses, correct, alpha):
+
+    def rejected(mu: float) -> bool:
+        # Phi(Phi^-1(x) - mu) = f(1 - x) for the Gaussian trade-off function f.
+        return rejects(lambda x: float(ndtr(ndtri(x) - mu)), canaries, guesses, correct, alpha)
+
+    if not rejected(1e-9):
         return 0.0
     low, high = 0.0, 1.0
-    while _rejects(high, canaries, guesses, correct, alpha):
+    while rejected(high):
         low, high = high, 2 * high
     while high - low > 1e-7:
         middle = (low + high) / 2
-        if _rejects(middle, canaries, guesses, correct, alpha):
+        if rejected(middle):
             low = middle
         else:
             high = middle
     return low
 
 
-def _rejects(mu: float, canaries: int, guesses: int, correct: int, alpha: float) -> bool:
-    """Whether `correct` or more right guesses have probability < alpha under mu-GDP."""
+def rejects(
+    shrunk: Callable[[float], float], canaries: int, guesses: int, correct: int, alpha: float
+) -> bool:
+    """Whether `correct` or more right guesses have probability < alpha under f-DP.
+
+    Mahloujifar, Melis and Chaudhuri 2024, algorithm 3, for an alphabet of two.
+
+    Args:
+        shrunk: The inverse of the blow-up function, x -> f(1 - x): what an event of probability x
+            has at least on the neighbouring data, for a convex and symmetric trade-off function f.
+        canaries: m.
+        guesses: r, at most m.
+        correct: v, at most r.
+        alpha: Failure probability.
+    """
     r = alpha * correct / canaries
     h = alpha * (guesses - correct) / canaries
     for i in range(correct - 1, -1, -1):
-        # The blow-up function's inverse for the Gaussian trade-off curve.
-        reached = max(h, float(ndtr(ndtri(min(r, 1.0)) - mu)))
+        reached = max(h, shrunk(min(r, 1.0)))
         if reached == h:
             break  # r then stays as well, and so does everything after it
         r += i / (guesses - i) * (reached - h)
@@ -217,9 +245,10 @@ def expected_correct(canaries: int, guesses: int, mu: float) -> float:
     return guesses * float(ndtr(mu - threshold)) / tail
 
 
-def _one_run_counts(
+def one_run_counts(
     canaries: int, guesses: int, correct: int, delta: float, alpha: float
 ) -> dict[str, int]:
+    """The counts of an audit in one run, checked; errors as in `steinke`."""
     check_delta(delta)
     check_alpha(alpha)
     m = check_count("canaries", canaries, 1)

@@ -81,5 +81,20 @@ def test_every_method_agrees_with_the_plain_numbers_it_is_given() -> None:
     named = {name for name in bounds.__all__ if name not in ("Bound", "per_record")}
     assert named == {
         "clopper_pearson", "default_guesses", "dkw", "expected_correct", "gaussian",
-        "gaussian_dkw", "gaussian_one_run", "hits_many_runs", "hits_one_run", "steinke",
+        "gaussian_dkw", "gaussian_one_run", "hits_many_runs", "hits_one_run", "known_null",
+        "rejects_claim", "rejects_claim_one_run", "steinke", "subsampled", "subsampled_one_run",
     }  # fmt: skip
+
+
+def test_a_rate_too_small_for_a_ratio_has_a_logarithm() -> None:
+    found = bounds.known_null(tp=5, n_in=5, fpr=1e-320, delta=0.0)
+    missed = 1 - 0.05 ** (1 / 5)
+    assert found.epsilon == pytest.approx(math.log(1 - missed) - math.log(1e-320), rel=1e-3)
+
+
+def test_an_infinite_bound_is_not_shared_out_over_copies() -> None:
+    infinite = dataclasses.replace(
+        bounds.clopper_pearson(tp=9, fp=0, n_in=10, n_out=10, delta=1e-5), epsilon=math.inf
+    )
+    with pytest.raises(ValueError, match="infinite bound"):
+        bounds.per_record(infinite, 2)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from audits.bounds import clopper_pearson, dkw, gaussian, gaussian_dkw, hits_many_runs
+from audits.bounds import clopper_pearson, dkw, gaussian, gaussian_dkw, hits_many_runs, known_null
 from audits.gaussian_dp import epsilon_of
 from audits.intervals import massart, upper, wilson
 
@@ -185,3 +185,23 @@ def test_impossible_scores_and_hits() -> None:
         hits_many_runs(hits=3, canaries=2, bits=8, delta=0)
     with pytest.raises(ValueError, match="bits is nan"):
         hits_many_runs(hits=1, canaries=2, bits=math.nan, delta=0)
+
+
+def test_a_known_rate_of_false_positives_leaves_all_of_alpha_for_misses() -> None:
+    bound = known_null(tp=90, n_in=100, fpr=0.01, delta=1e-5)
+    assert bound.epsilon == pytest.approx(math.log((1 - float(upper(10, 100, 0.05)) - 1e-5) / 0.01))
+    assert bound.ceiling == pytest.approx(math.log((1 - float(upper(0, 100, 0.05)) - 1e-5) / 0.01))
+    assert bound.counts == {"tp": 90, "n_in": 100}
+    measured = clopper_pearson(tp=90, fp=100, n_in=100, n_out=10_000, delta=1e-5)
+    assert bound.epsilon > measured.epsilon
+    # Misses against a high rate of false positives: the other direction.
+    other = known_null(tp=100, n_in=100, fpr=0.5, delta=0)
+    assert other.epsilon == pytest.approx(math.log(0.5 / float(upper(0, 100, 0.05))))
+
+
+@pytest.mark.parametrize("fpr", [0.0, -0.1, 1.1, math.nan])
+def test_an_impossible_known_rate(fpr: float) -> None:
+    with pytest.raises(ValueError, match="fpr is"):
+        known_null(tp=1, n_in=2, fpr=fpr, delta=0)
+    with pytest.raises(ValueError, match="tp is 3"):
+        known_null(tp=3, n_in=2, fpr=0.5, delta=0)
