@@ -13,6 +13,7 @@ how often, and all of it is written down before training:
 """
 
 from canaries.digest import digest
+from canaries.gradient import GradientCanaries, dirac, random_directions
 from canaries.image import mislabelled, noise_images
 from canaries.inject import Injected, budget, inject
 from canaries.panel import Panel, panel
@@ -21,16 +22,19 @@ from canaries.text import SecretFormat, text_records
 from canaries.tokenizable import check_tokenizable
 
 __all__ = [
+    "GradientCanaries",
     "Injected",
     "Panel",
     "SecretFormat",
     "budget",
     "check_tokenizable",
     "digest",
+    "dirac",
     "inject",
     "mislabelled",
     "noise_images",
     "panel",
+    "random_directions",
     "stream",
     "text_records",
 ]

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from dpclip.backward import Backward
 from dpclip.diagnostics import Diagnostics, diagnostics_of, statistics
+from dpclip.extra_groups import Extras, bound_in_force
 from dpclip.gathering import Buffers, Gathered
 from dpclip.hooks import GroupHooks
 from dpclip.ledger import HALF
@@ -24,7 +25,7 @@ from dpclip.ranks import Ranks
 from dpclip.sensitivity import Claim
 from dpclip.speed import Chooser
 from dpclip.sums import Sums
-from dpclip.types import State, Stats, Weighting
+from dpclip.types import ExtraGroups, Moment, State, Stats, Weighting
 from dpclip.witness import Witness
 from dpclip.yielded import Yielded
 
@@ -81,6 +82,7 @@ class Engine:
         self._stats: list[tuple[Stats, Tensor]] = []
         self.last: list[tuple[Stats, Tensor]] = []
         self.witness = Witness(self.names)
+        self.extras = Extras()
         hooks = GroupLoop if loop else GroupHooks
         backward = Backward(
             yielded, mechanism.ledger, self._gather, self._end_backward, ranks is not None
@@ -103,6 +105,22 @@ class Engine:
             raise RuntimeError("The weighting was set between backward() and step(). Set it after.")
         self.mechanism.weighting = weighting
         self.state = self._state_before = self._fresh_state(weighting)
+
+    def plant(self, groups: ExtraGroups) -> None:
+        """Lets groups of an audit join every step from here on.
+
+        Raises:
+            ValueError: groups that do not fit the model, or a training that they cannot join.
+            RuntimeError: in the middle of a step, or a second time.
+        """
+        if self._passes:
+            raise RuntimeError("Groups were planted between backward() and step(). Plant before.")
+        if self.ranks is not None:
+            raise ValueError(
+                f"{groups.label} cannot join a sum over {self.ranks.count} ranks yet. Audit the "
+                "same settings in one process; per_core(n) makes the same groups there."
+            )
+        self.extras.plant(groups, self.params)
 
     def _fresh_state(self, weighting: Weighting) -> State:
         return weighting.init([p.shape for p in self.params])
@@ -192,6 +210,7 @@ class Engine:
         """Drops what the pieces of an unfinished logical batch have added up."""
         self._sums.forget()
         self._open = OpenGroup()
+        self.extras.forget()
         self._stats, self._passes, self._settled = [], 0, False
         self.state = self._state_before
 
@@ -213,8 +232,9 @@ class Engine:
             self._sums.hold()
         else:
             self._sums.total()
-        if self.ranks is not None and self.yielded.complete:
-            self._settle()
+        if self.yielded.complete and (self.ranks is not None or self.extras.groups is not None):
+            # From here on p.grad is seen as the sum of the step: extra groups are in it.
+            self._join(self._settle())
         if self.mechanism.noise_multiplier > 0:
             self._sums.look()
 
@@ -278,6 +298,22 @@ class Engine:
             self.ranks.add(total)
             self._settled = True
         return total
+
+    def _join(self, grads: list[Tensor]) -> None:
+        """Lets extra groups join the sum of the whole step, once."""
+        if self.extras.groups is None:
+            return
+        piece, state = self.yielded.piece, self.state
+        like = torch.empty(0, dtype=self._wide, device=self.params[0].device)
+        moment = Moment(
+            step=self.steps,
+            claimed=self.weighting.facts(state).bound,
+            bound=bound_in_force(self.weighting, state, len(self.params), like),
+            swings=self.yielded.grouping.facts.radii == 2,
+            rate=None if piece is None else piece.logical.rate,
+            divisor=self._divisor,
+        )
+        self.extras.join(grads, moment)
 
     def _weigh(
         self, gathered: Gathered, sizes: Tensor, alike: int | None, b: int, divisor: float
@@ -370,12 +406,15 @@ class Engine:
         if any(p.dtype.itemsize < 4 for p in self.params):
             self.mechanism.ledger.void(HALF)
         grads = self._settle()
+        self._join(grads)
+        self.extras.settle()
         std = self.mechanism.std(self.state, self._divisor)
         self.mechanism.charge(self.state, None if piece is None else piece.logical.rate)
         watched = self.witness.std is None  # the first step, also after a resume
         if watched:
             self.witness.begin(std)
         self.mechanism.add_noise(grads, std, self.witness.noise if watched else None)
+        self.extras.released(grads)
         state = self.weighting.finish(self.state, self.mechanism.stream)
         self.last = self._stats
         self._sums.release()

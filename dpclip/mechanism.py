@@ -36,13 +36,13 @@ class Mechanism:
         ledger: Ledger,
         budget: Budget | None = None,
     ) -> None:
-        self._facts, self.weighting, self._noise = facts, weighting, noise
+        self.facts, self.weighting, self._noise = facts, weighting, noise
         self.noise_multiplier, self.stream, self.ledger = noise_multiplier, stream, ledger
         self._budget = budget
 
     def claim(self, state: State) -> Claim:
         """Returns what the sum of weighted rows supports at this state of the weighting."""
-        return claim(self._facts, self.weighting.facts(state))
+        return claim(self.facts, self.weighting.facts(state))
 
     def std(self, state: State, divisor: float) -> float:
         """Returns the std of the noise on each coordinate of p.grad, which is a sum over D."""

@@ -38,7 +38,7 @@ from dpclip.secure import secure as secure_streams
 from dpclip.sensitivity import claim
 from dpclip.speed import Chooser, Memory
 from dpclip.streams import Streams, seeded
-from dpclip.types import Grouping, Noise, Weighting, WeightingFacts
+from dpclip.types import ExtraGroups, Grouping, Noise, Weighting, WeightingFacts
 from dpclip.weighting import clip
 from dpclip.wrapped import ranks_for, silence, unwrapped
 from dpclip.yielded import Yielded
@@ -323,15 +323,33 @@ class PrivacyEngine:
     @property
     def guarantee(self) -> str:
         """One sentence: what is protected and why, or why nothing may be claimed."""
+        joined = self._private.extras.told
         if reasons := self._private.why_not():
-            return f"No epsilon: {'; '.join(reasons)}."
+            return f"No epsilon: {'; '.join(reasons)}{joined}."
         planned = f"Poisson sampling at q = {self._rate:.4g}"
         drawn = self._ledger.sampling if self._ledger.history else planned
         draws = "secure randomness" if self._secure else "randomness from a seed, for experiments"
-        limit = f"; {self._budget.because}" if self._budget else ""
+        limit = f"; {self._budget.because}{joined}" if self._budget else joined
         return (
             f"{self._ledger.accounting}, {drawn}, {draws}: {self._private.claim().because}{limit}."
         )
+
+    def plant(self, groups: ExtraGroups) -> None:
+        """Lets groups of an audit join every step, after the weighting and before the noise.
+
+        Call it after make_private. Batches and noise stay what they are without them, and so does
+        epsilon; the model is trained on the groups as well, so plant them in audits only. The
+        engine does not keep them in a checkpoint: plant them again after a resume.
+
+        Args:
+            groups: e.g. `canaries.dirac(...)`.
+
+        Raises:
+            ValueError: groups that do not fit the model, parameters of half precision, or a
+                training over several ranks.
+            RuntimeError: before make_private, in the middle of a step, or a second time.
+        """
+        self._private.plant(groups)
 
     def doctor(self, loss: Callable[[Any], Tensor] | None = None, records: int = 4) -> Report:
         """Returns what is not as the claim assumes; what voids it makes epsilon inf.

@@ -196,3 +196,50 @@ class Noise:
 
     label: str
     sample: Callable[[Tensor, float, Stream], Tensor]
+
+
+class Moment(NamedTuple):
+    """What extra groups are told of the step that they join.
+
+    Attributes:
+        step: optimizer steps taken before it.
+        claimed: C, the length that the weighting promises to leave a group, or None.
+        bound: the length that the weighting really leaves a group however long it is, asked of it
+            in this step; None where it bounds nothing.
+        swings: True if one record can turn its group round, from -C to C (grouping facts of 2).
+        rate: q of the logical batch, None if it was not drawn by Poisson sampling.
+        divisor: D, what the sum in `p.grad` is divided by.
+    """
+
+    step: int
+    claimed: float | None
+    bound: float | None
+    swings: bool
+    rate: float | None
+    divisor: float
+
+
+class ExtraGroups(Protocol):
+    """Groups of an audit that join the weighted groups of the data in every step, before the noise.
+
+    Their randomness must be their own, so that batches and noise stay what they are without them.
+    """
+
+    @property
+    def label(self) -> str:
+        """What they are, for people, e.g. "1000 Dirac canaries"."""
+
+    def fit(self, shapes: Sequence[torch.Size]) -> None:
+        """Raises ValueError unless they fit trainable parameters of these L shapes."""
+
+    def join(self, grads: Sequence[Tensor], moment: Moment) -> None:
+        """Adds weighted groups, each at most `moment.bound` long, over D to L gradients, in place.
+
+        Called once for each optimizer step, when the gradients hold the sum of the data's groups.
+        """
+
+    def shrunk(self, factor: float) -> None:
+        """Learns that a trainer has clipped the gradients since they joined, to `factor` of it."""
+
+    def released(self, grads: Sequence[Tensor]) -> None:
+        """Sees the L gradients of the same step as they are released, with noise."""

@@ -17,7 +17,7 @@ LAYERS = (
     ("layers", "speed"),
     ("accounting",),
     ("ops", "gathering", "ledger"),
-    ("units", "passes", "sums", "budgets"),
+    ("units", "passes", "sums", "budgets", "extra_groups"),
     ("mechanism",),
     ("yielded",),
     ("axes", "probe"),
