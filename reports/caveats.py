@@ -1,4 +1,4 @@
-"""What a reader must know before believing the table: budget, null check, gradient norms."""
+"""What a reader must know before believing the table: budget, null check, norms, the audit."""
 
 import math
 from collections import defaultdict
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from reports.arms import Arm, arm_name, arm_of
+from reports.audit_remarks import audit_remarks
 from reports.claims import claims
 from reports.intervals import NULL_EXPOSURE, Interval, null_mean, null_range, over_seeds
 from reports.rows import Row, number, text
@@ -30,7 +31,7 @@ def remarks(rows: Sequence[Row], skipped: Sequence[str] = ()) -> list[str]:
 
 
 def caveats(rows: Sequence[Row], skipped: Sequence[str] = ()) -> list[str]:
-    """Returns the budget warning, the null check, the reading of gradient norms, what is skipped.
+    """Returns budget, null check, reading of gradient norms, limits of the audit, what is skipped.
 
     With several tasks each remark starts with the name of its task.
     """
@@ -40,7 +41,7 @@ def caveats(rows: Sequence[Row], skipped: Sequence[str] = ()) -> list[str]:
     found: list[str] = []
     for task, held in tasks.items():
         start = f"{task}: " if len(tasks) > 1 else ""
-        told = [*budget(held), *null_check(held), *norm_reading(held)]
+        told = [*budget(held), *null_check(held), *norm_reading(held), *audit_remarks(held)]
         found += [start + remark for remark in told]
     return [*found, *(f"Skipped: {combination}" for combination in skipped)]
 

@@ -13,10 +13,43 @@ _PREFIX = re.compile(
 )
 SHORT = 48
 
+VERDICTS = {
+    "consistent": "the audit found nothing above the claim, which is no proof of it",
+    "contradicted": "the audit found more than is claimed; do not rely on the claim",
+    "not-claimed": "there is no epsilon that an audit could contradict",
+    "unresolvable": (
+        "even a perfect attack of this design could not have shown more than is claimed, so the "
+        "audit says nothing about the claim"
+    ),
+}
+
 
 def claims_epsilon(row: Row) -> bool:
     """Whether the run or line has a finite epsilon."""
     return math.isfinite(number(row, "eps"))
+
+
+def out_of_reach(row: Row) -> bool:
+    """Whether even a perfect attack could not have contradicted the claim; False if unknown."""
+    return claims_epsilon(row) and number(row, "eps_lb_ceiling") <= number(row, "eps")
+
+
+def verdict_text(row: Row) -> str:
+    """Returns what the verdict means, in a clause; that it is not recorded where there is none."""
+    verdict = text(row, "verdict")
+    return VERDICTS.get(verdict, verdict) or "the audit's verdict is not recorded"
+
+
+def bound_text(row: Row) -> str:
+    """Returns the audit's lower bound with where it comes from and how high it could have been."""
+    bound, ceiling = number(row, "eps_lb"), number(row, "eps_lb_ceiling")
+    if math.isnan(bound):
+        return "not recorded"
+    source = text(row, "eps_lb_by")
+    told = f"{bound:.3g} from {source}" if source else f"{bound:.3g}"
+    if math.isnan(ceiling):
+        return f"{told}; what a perfect attack could have shown is not recorded"
+    return f"{told}; a perfect attack could have shown {ceiling:.3g}"
 
 
 def reason(row: Row) -> str:
@@ -63,4 +96,6 @@ def _claim(line: Row) -> str:
     if text(line, "verdict") == "contradicted":
         found = "" if math.isnan(bound) else f", which found an epsilon of at least {bound:.3g}"
         return f"{claim} CONTRADICTED by the audit{found}: do not rely on it."
-    return claim if math.isnan(bound) else f"{claim} The audit's lower bound is {bound:.3g}."
+    if text(line, "verdict") == "unresolvable" or out_of_reach(line):
+        return f"{claim} NOT TESTED: {VERDICTS['unresolvable']}. Its bound: {bound_text(line)}."
+    return claim if math.isnan(bound) else f"{claim} The audit's lower bound: {bound_text(line)}."

@@ -1,12 +1,10 @@
 """The report of a sweep: first its parts, then the text, then the files."""
 
-import io
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -24,17 +22,16 @@ from reports.blocks import (
 )
 from reports.caveats import caveats
 from reports.claims import claims
+from reports.pictures import NAMES, Gallery, gallery, png, shown
 from reports.rows import Row, text, utility_named
 from reports.sentence import headline
 from reports.summary import NAME as SUMMARY
 from reports.summary import csv_text
 from reports.table import details, html, lines, markdown, summarize
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["Provenance", "parts", "png", "replace", "report_html", "report_markdown", "write"]
 
 PICTURE = "tradeoff.png"
-FILES = (SUMMARY, "report.md", "report.html", PICTURE)
 
 
 @dataclass(frozen=True)
@@ -56,42 +53,65 @@ class Provenance:
     skipped: Sequence[str] = ()
 
 
-def report_markdown(rows: Sequence[Row], provenance: Provenance) -> str:
-    """Returns report.md: question, answer, picture, table, claims, remarks, method, command."""
-    return to_markdown(parts(rows, provenance))
+def report_markdown(
+    rows: Sequence[Row], provenance: Provenance, found: Gallery | None = None
+) -> str:
+    """Returns report.md: question, answer, picture, table, claims, remarks, method, command.
+
+    Args:
+        rows: One flat dict per run.
+        provenance: How they came about.
+        found: The pictures of the audit that lie beside it, with their sentences.
+    """
+    return to_markdown(parts(rows, provenance, found))
 
 
-def report_html(rows: Sequence[Row], provenance: Provenance, picture: bytes) -> str:
-    """Returns the same report as one HTML page with the picture (a PNG) inlined."""
-    return to_html(parts(rows, provenance), {PICTURE: picture})
+def report_html(
+    rows: Sequence[Row], provenance: Provenance, picture: bytes, found: Gallery | None = None
+) -> str:
+    """Returns the same report as one HTML page with all pictures (PNGs) inlined."""
+    plates = {} if found is None else {plate.name: plate.png for plate in found.plates}
+    return to_html(parts(rows, provenance, found), {PICTURE: picture, **plates})
 
 
-def write(directory: Path, rows: Sequence[Row], provenance: Provenance) -> list[Path]:
-    """Writes summary.csv, report.md, report.html and tradeoff.png, and returns their paths.
+def write(
+    directory: Path,
+    rows: Sequence[Row],
+    provenance: Provenance,
+    canaries: Sequence[Sequence[Row]] = (),
+) -> list[Path]:
+    """Writes summary.csv, report.md, report.html and the pictures, and returns their paths.
 
-    All four are computed before the first is written, and each replaces its predecessor in one
-    step, so that an interruption leaves whole files.
+    All are computed before the first is written, and each replaces its predecessor in one step,
+    so that an interruption leaves whole files. Pictures of an earlier report that this one has not
+    are removed last.
+
+    Args:
+        directory: Where to, made where it is missing.
+        rows: One flat dict per run.
+        provenance: How they came about.
+        canaries: For each row its canaries, which single canaries and ROC are drawn from.
+
+    Raises:
+        ValueError: If tables of canaries were given, and not one for each row.
     """
     from reports.figures import trade_off
 
     picture = png(trade_off(summarize(rows)))
+    found = gallery(rows, canaries)
     contents = {
         SUMMARY: csv_text(rows).encode(),
-        "report.md": report_markdown(rows, provenance).encode(),
-        "report.html": report_html(rows, provenance, picture).encode(),
+        "report.md": report_markdown(rows, provenance, found).encode(),
+        "report.html": report_html(rows, provenance, picture, found).encode(),
         PICTURE: picture,
+        **{plate.name: plate.png for plate in found.plates},
     }
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         replace(directory / name, content)
+    for name in set(NAMES) - set(contents):
+        (directory / name).unlink(missing_ok=True)
     return [directory / name for name in contents]
-
-
-def png(figure: "Figure") -> bytes:
-    """Returns the figure as a PNG, the same bytes for the same figure."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -104,7 +124,7 @@ def replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def parts(rows: Sequence[Row], provenance: Provenance) -> list[Block]:
+def parts(rows: Sequence[Row], provenance: Provenance, found: Gallery | None = None) -> list[Block]:
     """Returns the report as blocks, in the order in which they are read."""
     frame = summarize(rows)
     more = Grid(details(frame, "github"), details(frame, "html"))
@@ -118,6 +138,7 @@ def parts(rows: Sequence[Row], provenance: Provenance) -> list[Block]:
         Bullets(claims(lines(frame))),
         Heading("Remarks"),
         Bullets(caveats(rows, provenance.skipped)),
+        *(shown(found) if found else []),
         Heading("Clipping, attack and cost"),
         more,
         Heading("How it was measured"),

@@ -49,9 +49,37 @@ def canvas(count: int) -> tuple[Figure, list[Axes]]:
     return figure, found
 
 
+def grid(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of small panels that share their axes, one large panel for a count of 1."""
+    if count == 1:
+        return canvas(1)
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(3.1 * columns, 2.3 * lines + 0.6), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    every = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    found: list[Axes] = list(every.flat)
+    for index, axes in enumerate(found):
+        axes.spines[["top", "right"]].set_visible(False)
+        # The panel above an empty place is the lowest of its column.
+        axes.tick_params(labelsize=8, labelbottom=index + columns >= count)
+    for axes in found[count:]:
+        axes.remove()
+    return figure, found[:count]
+
+
+def edge_labels(figure: Figure, panels: Sequence[Axes], x: str, y: str) -> None:
+    """Writes what the axes are, once for all panels."""
+    if len(panels) == 1:
+        panels[0].set(xlabel=x, ylabel=y)
+        return
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+
+
 def settle(figure: Figure) -> None:
-    """Draws once, so that the layout is final and texts can be measured; then freezes it."""
-    figure.canvas.draw()
+    """Lays out once, so that texts can be measured, and freezes the layout."""
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 

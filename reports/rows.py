@@ -18,10 +18,22 @@ RESULTS = (
 )
 EXTRAS = (
     *("model", "slots", "randomness", "exp_out", "exp_before", "exp_ceiling"),
-    *("budget", "n_in", "n_out", "references"),
+    *("budget", "n_in", "n_out", "references", "searched", "extracted"),
+    *("auc_low", "auc_high", "auc_before", "before_p", "coin_p", "coin_fired", "n_tests"),
+    *("eps_lb_by", "eps_lb_ceiling", "eps_lb_expected"),
 )
 TEXTS = frozenset(
-    {"task", "model", "clip", "slots", "randomness", "weighting", "guarantee", "verdict"}
+    {
+        "task",
+        "model",
+        "clip",
+        "slots",
+        "randomness",
+        "weighting",
+        "guarantee",
+        "verdict",
+        "eps_lb_by",
+    }
 )
 
 

@@ -35,7 +35,28 @@ def _sentence(task: str, held: Sequence[Row]) -> str:
     others = [line for line in held if text(line, "clip") != "none"]
     clauses = _compared(base, others) if base else _alone(others)
     trend = size_clause(others)
-    return f"On {task}, {'; '.join([*clauses, trend] if trend else clauses)}."
+    told = [*clauses, *([trend] if trend else []), *_audited(held)]
+    return f"On {task}, {'; '.join(told)}."
+
+
+def _audited(held: Sequence[Row]) -> list[str]:
+    """Returns which claims the audit contradicts, and which it could not have contradicted."""
+    wrong = [line for line in held if text(line, "verdict") == "contradicted"]
+    untested = [line for line in held if text(line, "verdict") == "unresolvable"]
+    clauses = []
+    if wrong:
+        clauses.append(f"the audit CONTRADICTS the epsilon claimed by {_claimants(wrong)}")
+    if untested:
+        told = "is too weak to test the epsilon claimed by"
+        clauses.append(f"the audit {told} {_claimants(untested)}")
+    return clauses
+
+
+def _claimants(held: Sequence[Row]) -> str:
+    """Returns arms with what each claims."""
+    named = [f"{arm_name(line)} ({number(line, 'eps'):.3g})" for line in held[:NAMED]]
+    rest = len(held) - len(named)
+    return f"{', '.join(named)} and {rest} more" if rest else " and ".join(named)
 
 
 def _alone(others: Sequence[Row]) -> list[str]:

@@ -9,12 +9,16 @@ import pandas as pd
 from tabulate import tabulate
 
 from reports.arms import Arm, arm_name, arm_of
-from reports.claims import epsilon_text
+from reports.claims import claims_epsilon, epsilon_text
 from reports.intervals import Interval, over_seeds
 from reports.rows import TIERS, Row, number, text, utility_of
 
 MEDIANS = ("norm_pct", "clipfrac", "auc", "ex_per_s", "peak_mb", "exp_ceiling", "delta", "lr")
 MEANS = ("exp_out", "exp_before")
+BOUND = ("eps_lb", "eps_lb_ceiling", "eps_lb_expected")
+SMALLEST = ("coin_p", "before_p")
+# Worst first: what one seed found holds for the arm.
+VERDICTS = ("contradicted", "not-claimed", "unresolvable", "consistent")
 
 
 def summarize(rows: Iterable[Row]) -> pd.DataFrame:
@@ -23,7 +27,8 @@ def summarize(rows: Iterable[Row]) -> pd.DataFrame:
     Columns: task, arm, clip, weighting, C, sigma, mb, model, seeds; metric (acc, wer, cer or ppl),
     utility, utility_half; exposure, exp_2 .. exp_16, each with _low and _high (95 %, over seeds;
     of the single run where there is one seed); medians and means of the rest; the largest eps of
-    the seeds with its guarantee, the largest eps_lb, the worst verdict.
+    the seeds with its guarantee, the largest eps_lb with its source, ceiling and expectation, the
+    smallest coin_p and before_p, auc_low and auc_high of a single run, the worst verdict.
 
     Raises:
         ValueError: If there are no rows, a seed occurs twice, or an arm mixes models.
@@ -79,23 +84,31 @@ def html(frame: pd.DataFrame) -> str:
 
 def details(frame: pd.DataFrame, style: str = "github") -> str:
     """Returns the second table, of what explains the first: clipping, attack, speed, memory."""
-    columns = {
-        "lr": ("lr", "{:g}"),
-        "clipped": ("clipfrac", "{:.0%}"),
-        "held-out exposure": ("exp_out", "{:.2f}"),
-        "before training": ("exp_before", "{:.2f}"),
-        "AUC": ("auc", "{:.3f}"),
-        "epsilon, lower bound": ("eps_lb", "{:.2f}"),
-        "examples/s": ("ex_per_s", "{:,.0f}"),
-        "peak MB": ("peak_mb", "{:,.0f}"),
+    cells = [_detail(line) for line in lines(frame)]
+    return _render(cells, style, left=("arm", "bound from", "verdict"))
+
+
+def _detail(line: Row) -> dict[str, str]:
+    def cell(column: str, form: str) -> str:
+        return _cell(number(line, column), form)
+
+    return {
+        "arm": text(line, "arm"),
+        "lr": cell("lr", "{:g}"),
+        "clipped": cell("clipfrac", "{:.0%}"),
+        "held-out exposure": cell("exp_out", "{:.2f}"),
+        "before training": cell("exp_before", "{:.2f}"),
+        "smallest p before": cell("before_p", "{:.2g}"),
+        "AUC": _auc(line),
+        "smallest coin p": cell("coin_p", "{:.2g}"),
+        "epsilon, lower bound": cell("eps_lb", "{:.2f}"),
+        "its ceiling": cell("eps_lb_ceiling", "{:.2f}"),
+        "expected if exact": cell("eps_lb_expected", "{:.2f}") if claims_epsilon(line) else "-",
+        "bound from": text(line, "eps_lb_by", missing="-"),
+        "verdict": text(line, "verdict", missing="-"),
+        "examples/s": cell("ex_per_s", "{:,.0f}"),
+        "peak MB": cell("peak_mb", "{:,.0f}"),
     }
-    cells: list[dict[str, str]] = [
-        {"arm": text(line, "arm")}
-        | {head: _cell(number(line, key), form) for head, (key, form) in columns.items()}
-        | {"verdict": text(line, "verdict", missing="-")}
-        for line in lines(frame)
-    ]
-    return _render(cells, style, left=("arm", "verdict"))
 
 
 def _line(arm: Arm, rows: Sequence[Row]) -> dict[str, Any]:
@@ -128,10 +141,13 @@ def _line(arm: Arm, rows: Sequence[Row]) -> dict[str, Any]:
     line |= {key: _median([number(row, key) for row in rows]) for key in MEDIANS}
     line |= {key: over_seeds([number(row, key) for row in rows]).mean for key in MEANS}
     line |= {"eps": _claimed(weakest), "guarantee": text(weakest, "guarantee")}
-    bounds = [value for row in rows if not math.isnan(value := number(row, "eps_lb"))]
-    line["eps_lb"] = max(bounds, default=math.nan)
-    ranked = ("contradicted", "not-claimed", "consistent")
-    line["verdict"] = next((verdict for verdict in ranked if verdict in worst), "")
+    strongest = max(rows, key=_bound)
+    line["eps_lb_by"] = text(strongest, "eps_lb_by")
+    line |= {key: number(strongest, key) for key in BOUND}
+    line |= {key: min(_present(rows, key), default=math.nan) for key in SMALLEST}
+    single = rows[0] if len(rows) == 1 else {}
+    line |= {key: number(single, key) for key in ("auc_low", "auc_high")}
+    line["verdict"] = next((verdict for verdict in VERDICTS if verdict in worst), "")
     return line
 
 
@@ -173,6 +189,23 @@ def _any(rows: Sequence[Row], column: str) -> bool:
 def _median(values: Sequence[float]) -> float:
     present = [value for value in values if not math.isnan(value)]
     return float(np.median(present)) if present else math.nan
+
+
+def _present(rows: Sequence[Row], column: str) -> list[float]:
+    return [value for row in rows if not math.isnan(value := number(row, column))]
+
+
+def _bound(row: Row) -> float:
+    """Returns the lower bound of a run; a run without one bounds nothing."""
+    bound = number(row, "eps_lb")
+    return -math.inf if math.isnan(bound) else bound
+
+
+def _auc(line: Row) -> str:
+    """Returns the median AUC, with its interval where there is one run."""
+    low, high = number(line, "auc_low"), number(line, "auc_high")
+    interval = "" if math.isnan(low + high) else f" [{low:.2f}, {high:.2f}]"
+    return _cell(number(line, "auc"), f"{{:.3f}}{interval}")
 
 
 def _claimed(row: Row) -> float:

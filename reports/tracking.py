@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from reports.arms import COLORS, arm_of, run_name
-from reports.claims import claims_epsilon, guarantee_text
+from reports.claims import bound_text, claims_epsilon, guarantee_text, verdict_text
 from reports.intervals import NULL_EXPOSURE
 from reports.rows import UTILITIES, Row, number, plain, text, utility_of
 
@@ -28,9 +28,10 @@ PARAMS = (
 )
 METRICS = (
     *(utility.column for utility in UTILITIES),
-    *("exposure", "exp_low", "exp_high", "norm_pct", "auc", "eps_lb", "eps", "clipfrac"),
-    *("ex_per_s", "peak_mb"),
+    *("exposure", "exp_low", "exp_high", "norm_pct", "auc", "auc_low", "auc_high", "coin_p"),
+    *("before_p", "eps_lb", "eps_lb_ceiling", "eps", "clipfrac", "ex_per_s", "peak_mb"),
 )
+SHORTER = {"eps_lb_ceiling": "eps_ceil"}  # columns too wide for MLflow's table
 FACTS = frozenset({"unit", "accountant", "sampling", "rng"})
 CHUNK = 1000  # metrics per request that MLflow accepts
 TAG_LIMIT = 8000  # characters per tag that MLflow accepts
@@ -193,7 +194,11 @@ def _word(value: object) -> str:
 def _headline(row: Row) -> "list[Metric]":
     """Returns the headline metrics at four significant digits; what is not finite is left out."""
     values = {key: number(row, key) for key in METRICS}
-    return [_metric(key, float(f"{v:.4g}"), 0) for key, v in values.items() if math.isfinite(v)]
+    return [
+        _metric(SHORTER.get(key, key), float(f"{v:.4g}"), 0)
+        for key, v in values.items()
+        if math.isfinite(v)
+    ]
 
 
 def _points(series: Series) -> "list[Metric]":
@@ -225,6 +230,7 @@ def _tags(row: Row, kind: str, sweep_id: str | None) -> dict[str, str]:
         "dpclip.kind": kind,
         "dpclip.guarantee": guarantee_text(row)[:TAG_LIMIT],
         "dpclip.verdict": text(row, "verdict", missing="not-claimed"),
+        "dpclip.bound": bound_text(row),
         "mlflow.runColor": COLORS[arm_of(row).clip],
         "mlflow.note.content": note(row)[:TAG_LIMIT],
         **parent,
@@ -251,5 +257,6 @@ def note(row: Row) -> str:
         f"**{text(row, 'verdict', missing='not-claimed')}**: {claim}  \n"
         f"1x exposure {bits} (null {NULL_EXPOSURE:.2f})  \n"
         f"{said}  \n"
+        f"\nVerdict: {verdict_text(row)}. Lower bound by the audit: {bound_text(row)}.\n"
         f"\nGuarantee: {guarantee_text(row)}\n"
     )

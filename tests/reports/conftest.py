@@ -1,7 +1,7 @@
 """Made-up runs that look like the calibration: no clipping, sample, micro-batches, cores, noise."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -121,3 +121,23 @@ def sweep() -> list[Row]:
 @pytest.fixture
 def sweep_of() -> Callable[[int], list[dict[str, Any]]]:
     return make_sweep
+
+
+def make_canaries(
+    once: Sequence[float] = (5.0, 6.0),
+    held_out: Sequence[float] = (0.5, 1.5, 2.5),
+    twice: Sequence[float] = (),
+) -> list[dict[str, Any]]:
+    """Returns the table of canaries of a run: inserted once, inserted twice, held out."""
+    groups = (("once", 1, True, once), ("twice", 2, True, twice), ("out", 1, False, held_out))
+    return [
+        {"id": f"{name}/{i}", "family": "noise", "repetitions": times, "inserted": inside}
+        | {"exposure": bits, "low": bits - 0.5, "high": bits + 0.5, "before": 1.0}
+        for name, times, inside, values in groups
+        for i, bits in enumerate(values)
+    ]
+
+
+@pytest.fixture
+def canaries() -> Callable[..., list[dict[str, Any]]]:
+    return make_canaries

@@ -1,5 +1,6 @@
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,53 @@ def test_the_page_holds_its_picture(sweep: list[Row]) -> None:
 
 def test_all_files_are_written_and_read_back(tmp_path: Path, sweep: list[Row]) -> None:
     paths = write(tmp_path / "new" / "store", sweep, PROVENANCE)
-    names = ["report.html", "report.md", "summary.csv", "tradeoff.png"]
+    names = ["bound.png", "repetition.png", "report.html", "report.md", "summary.csv"]
+    names += ["tradeoff.png"]
     assert sorted(path.name for path in paths) == names
     assert sorted(os.listdir(tmp_path / "new" / "store")) == names
     assert paths[0].parent.joinpath("tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert len(read(tmp_path / "new" / "store")) == len(sweep)
+
+
+def test_pictures_of_canaries_are_beside_the_report_and_in_it(
+    tmp_path: Path, sweep: list[Row], canaries: Callable[..., list[Row]]
+) -> None:
+    paths = write(tmp_path, sweep, PROVENANCE, canaries=[canaries() for _ in sweep])
+    pictures = [path.name for path in paths if path.suffix == ".png"]
+    assert pictures == ["tradeoff.png", "repetition.png", "exposure.png", "roc.png", "bound.png"]
+    report = (tmp_path / "report.md").read_text()
+    assert re.findall(r"!\[[^]]+\]\(([a-z]+\.png)\)\n\n\S", report) == pictures
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 5
+    assert "left out" not in report
+
+
+def test_without_canaries_the_report_says_what_is_missing(tmp_path: Path, sweep: list[Row]) -> None:
+    write(tmp_path, sweep, PROVENANCE)
+    report = (tmp_path / "report.md").read_text()
+    for name in ("exposure.png", "roc.png"):
+        assert f"- {name} is left out: no table of canaries came with the rows." in report
+        assert f"({name})" not in report
+        assert name in (tmp_path / "report.html").read_text()
+
+
+def test_pictures_of_an_earlier_report_do_not_stay(
+    tmp_path: Path, sweep: list[Row], canaries: Callable[..., list[Row]]
+) -> None:
+    write(tmp_path, sweep, PROVENANCE, canaries=[canaries() for _ in sweep])
+    (tmp_path / "mine.png").write_bytes(b"")
+    write(tmp_path, sweep, PROVENANCE)
+    assert not (tmp_path / "roc.png").exists()
+    assert (tmp_path / "bound.png").exists()
+    assert (tmp_path / "mine.png").exists()
+
+
+def test_tables_that_do_not_fit_the_rows_leave_nothing_behind(
+    tmp_path: Path, sweep: list[Row], canaries: Callable[..., list[Row]]
+) -> None:
+    with pytest.raises(ValueError, match="24 rows and 1 tables of canaries"):
+        write(tmp_path, sweep, PROVENANCE, canaries=[canaries()])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_writing_again_gives_the_same_bytes(tmp_path: Path, sweep: list[Row]) -> None:

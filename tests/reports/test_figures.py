@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from reports.arms import COLORS
-from reports.figures import exposure_by_repetition, exposure_histogram, trade_off
+from reports.figures import trade_off
 from reports.intervals import NULL_EXPOSURE
 from reports.rows import Row
 from reports.table import summarize
@@ -91,35 +90,6 @@ def test_an_arm_without_exposure_is_left_out(row: MakeRow) -> None:
     bare = row(clip="sample", C=1.0, exposure=None, exp_1=None)
     (axes,) = trade_off(summarize([row(), bare])).axes
     assert len(axes.containers) == 1
-
-
-def test_repetitions_are_a_line_per_arm_with_its_name_at_the_end(sweep: list[Row]) -> None:
-    frame = summarize(sweep)
-    (axes,) = exposure_by_repetition(frame).axes
-    assert len(axes.containers) == len(frame)
-    assert set(frame["arm"]) | {"null 1.44"} == set(texts(axes))
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1x", "2x", "4x", "8x", "16x"]
-
-
-def test_names_at_the_end_stand_apart(sweep: list[Row]) -> None:
-    frame = summarize(sweep)
-    figure = exposure_by_repetition(frame)
-    named = [found for found in figure.axes[0].texts if found.get_text() in set(frame["arm"])]
-    heights = sorted(found.get_position()[1] for found in named)
-    low, high = figure.axes[0].get_ylim()
-    gaps = [(b - a) / (high - low) for a, b in pairwise(heights)]
-    assert min(gaps) > 0.044
-    assert heights[-1] <= high
-
-
-def test_the_histogram_stands_beside_the_null_density() -> None:
-    figure = exposure_histogram([0.5, 1.0, 9.9, 30.0], ceiling=10.0)
-    (axes,) = figure.axes
-    area = sum(patch.get_width() * patch.get_height() for patch in axes.patches)  # type: ignore[attr-defined]
-    assert area == pytest.approx(1.0)
-    null = next(line for line in axes.lines if str(line.get_label()).startswith("null"))
-    assert null.get_ydata()[0] == pytest.approx(0.6931, abs=1e-4)  # type: ignore[index]
-    assert "ceiling 10.0" in texts(axes)
 
 
 def test_one_point_far_below_the_null_leaves_room_for_the_panel(row: MakeRow) -> None:

@@ -136,3 +136,51 @@ def test_the_frame_is_a_plain_frame(sweep_of: MakeSweep) -> None:
     assert isinstance(frame, pd.DataFrame)
     assert len(frame) == 8
     assert {"utility", "utility_half", "exposure_low", "exp_16_high", "eps"} <= set(frame)
+
+
+def test_the_strongest_bound_of_the_seeds_brings_its_own_source_and_ceiling(row: MakeRow) -> None:
+    rows = [
+        row(seed=2, eps_lb=None, eps_lb_by="records", eps_lb_ceiling=9.0),
+        row(seed=0, eps_lb=0.4, eps_lb_by="records", eps_lb_ceiling=5.0, eps_lb_expected=1.0),
+        row(seed=1, eps_lb=0.9, eps_lb_by="gradient canaries", eps_lb_ceiling=4.0),
+    ]
+    (line,) = lines(summarize(rows))
+    assert (line["eps_lb"], line["eps_lb_by"]) == (0.9, "gradient canaries")
+    assert line["eps_lb_ceiling"] == 4.0
+    assert math.isnan(float(line["eps_lb_expected"] or 0))
+
+
+def test_the_smallest_p_values_speak_for_the_arm(row: MakeRow) -> None:
+    rows = [row(seed=s, coin_p=p, before_p=q) for s, p, q in ((0, 0.3, None), (1, 0.002, 0.6))]
+    (line,) = lines(summarize(rows))
+    assert (line["coin_p"], line["before_p"]) == (0.002, 0.6)
+
+
+def test_the_worst_verdict_of_the_seeds_speaks_for_the_arm(row: MakeRow) -> None:
+    def verdict(*found: str) -> object:
+        rows = [row(seed=seed, verdict=word) for seed, word in enumerate(found)]
+        return lines(summarize(rows))[0]["verdict"]
+
+    assert verdict("consistent", "unresolvable") == "unresolvable"
+    assert verdict("unresolvable", "not-claimed") == "not-claimed"
+    assert verdict("not-claimed", "contradicted", "consistent") == "contradicted"
+
+
+def test_an_auc_has_its_interval_where_there_is_one_run(row: MakeRow) -> None:
+    ends = {"auc_low": 0.75, "auc_high": 0.87}
+    assert "0.810 [0.75, 0.87]" in details(summarize([row(**ends)]))
+    several = details(summarize([row(**ends), row(**ends, seed=1)]))
+    assert "0.810" in several
+    assert "[0.75" not in several
+
+
+def test_what_older_stores_did_not_record_is_no_column(row: MakeRow) -> None:
+    new = ("its ceiling", "expected if exact", "smallest coin p", "smallest p before", "bound from")
+    old = details(summarize([row()]))
+    assert not [head for head in new if head in old]
+    columns = {"eps_lb_ceiling": 5.78, "eps_lb_expected": 1.5, "coin_p": 0.02, "before_p": 0.4}
+    told = details(summarize([row(**columns, eps=2.0, eps_lb_by="records")]))
+    assert not [head for head in new if head not in told]
+    # Nothing is to be expected where nothing is claimed.
+    assert "expected if exact" not in details(summarize([row(**columns)]))
+    assert "unresolvable" in details(summarize([row(verdict="unresolvable")]))

@@ -139,6 +139,29 @@ def test_headline_metrics_have_four_digits(experiment: Experiment, row: MakeRow)
     }
 
 
+def test_what_the_audit_measured_is_there_under_short_names(
+    experiment: Experiment, row: MakeRow
+) -> None:
+    measured = {"eps_lb_by": "records", "eps_lb_ceiling": 5.78231, "auc_low": 0.7, "auc_high": 0.9}
+    run_id = log_run(experiment, row(**measured, coin_p=0.004, before_p=math.nan))
+    run = experiment.client.get_run(run_id)
+    found = {"eps_ceil": 5.782, "auc_low": 0.7, "auc_high": 0.9, "coin_p": 0.004}
+    assert found.items() <= run.data.metrics.items()
+    assert max(map(len, run.data.metrics)) <= 10
+    assert run.data.tags["dpclip.bound"] == (
+        "0.4 from records; a perfect attack could have shown 5.78"
+    )
+    assert "Lower bound by the audit: 0.4 from records" in run.data.tags["mlflow.note.content"]
+
+
+def test_an_unresolvable_claim_is_told_first(experiment: Experiment, row: MakeRow) -> None:
+    run_id = log_run(experiment, row(**NOISE, **CLAIM | {"verdict": "unresolvable"}))
+    tags = experiment.client.get_run(run_id).data.tags
+    assert tags["dpclip.verdict"] == "unresolvable"
+    assert tags["mlflow.note.content"].startswith("**unresolvable**: epsilon 3.14")
+    assert "says nothing about the claim" in tags["mlflow.note.content"]
+
+
 def test_an_infinite_epsilon_is_a_reason_and_no_metric(
     experiment: Experiment, row: MakeRow
 ) -> None:
