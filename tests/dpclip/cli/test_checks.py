@@ -39,7 +39,7 @@ def test_a_rate_is_given_or_searched_for() -> None:
 
 def rehearsed(name: str, groupings: str = "none,sample", **changes: Any) -> None:
     config = {"task": f"own_tasks:{name}", "families": None, "references": 10, "canaries": 2}
-    config |= {"batch_size": None, "epochs": None, "accountant": "prv"} | changes
+    config |= {"batch_size": None, "epochs": None, "accountant": "prv", "delta": 1e-5} | changes
     arms, _ = arms_of(groupings, "clip:1", "0,1")
     rehearse(task_of(config), arms, config, seed=0)
 

@@ -22,6 +22,7 @@ NAMES = ("families", "alphabet", "delta", "accountant")
 SHARED = {name: getattr(Audit(), name) for name in NAMES}
 SHARED |= {"task": "own_tasks:tiny", "secret": "pin {}{}", "batch_size": None, "epochs": 2}
 SHARED |= {"references": 10, "canaries": 4, "alpha": 0.05, "kind": "audit", "seed": 0, "lr": 0.5}
+SHARED |= {"tests": 1, "gradient_canaries": 20}
 PLAIN = {"clip": "none", "size": None, "weighting": "none", "number": None, "sigma": 0.0}
 NOISED = {"clip": "sample", "size": 1, "weighting": "clip", "number": 1.0, "sigma": 1.0}
 
@@ -44,7 +45,7 @@ def files(run: Any) -> dict[str, Path]:
 
 
 def test_a_sweep_is_a_parent_and_a_child_per_cell(store: Path, cells: list[Cell]) -> None:
-    results = [work(cell.config) for cell in cells]
+    results = [work(cell.config, manifests=store / "manifests") for cell in cells]
     (report := store / "report.md").write_text("the report")
     link = log_sweep(store, "tiny", cells, results, [report], "the note")
     assert link == log_sweep(store, "tiny", cells, results, [report], "the note")
@@ -83,6 +84,7 @@ def _check_child(run: Any, parent: str, row: dict[str, Any]) -> None:
     assert set(files(run)) == {
         *("config.yaml", "env.json"),
         *("audit/canaries.csv", "audit/exposure.png", "audit/report.md"),
+        *("audit/repetition.png", "audit/roc.png"),
     }
 
 
@@ -94,13 +96,14 @@ def test_no_artifact_tells_a_secret(store: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(text, "load", lambda: small)
     config = SHARED | NOISED | {"slots": "position", "task": "text", "epochs": 1, "lr": 1e-3}
     cell = Cell("x", config)
-    result = work(config)
+    result = work(config, manifests=store / "manifests")
     log_sweep(store, "tiny", [cell], [result], [], "")
     (run,) = runs(store, "audit")
     found = files(run)
     table = pd.read_csv(found["audit/canaries.csv"])
     assert list(table.columns) == [
         *("id", "family", "repetitions", "inserted", "exposure", "low", "high", "before"),
+        *("rank", "rank_low", "extracted"),
     ]
     assert table.id[0] == "secret/1x/0"
     assert len(table) == 20

@@ -31,6 +31,19 @@ def test_words_reach_their_options() -> None:
     )
 
 
+def test_switches_and_hyphens() -> None:
+    _, plain = parse(["audit", "--self_test", "true", "--first_seed", "3", "--search", "true"])
+    assert plain == Audit(self_test=True, first_seed=3, search=True)
+    for words in (
+        ["--self-test", "--first-seed", "3", "--search"],
+        ["--search", "--first-seed=3", "--self-test"],
+        ["--self-test=true", "--first-seed", "3", "--search", "true"],
+    ):
+        assert parse(["audit", *words]) == ("audit", plain)
+    assert parse(["audit", "--self-test", "false"]) == ("audit", Audit())
+    assert parse(["audit", "--secret", "a-{}"]) == ("audit", Audit(secret="a-{}"))
+
+
 @pytest.mark.parametrize("lists", ["0", "0,1", "0.5,1e-1"])
 def test_lists_of_numbers_stay_words(lists: str) -> None:
     _, chosen = parse(["audit", "--noise", lists, "--families", "1,2", "--grouping", "none"])

@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 import dpclip.cli.sweep
 from audits.search import SEEDS
 from audits.sweep import Result
+from canaries import manifest
 from dpclip.cli.cells import work
+from dpclip.mechanism import Mechanism
 
 Call = Callable[..., Any]
 
@@ -20,6 +23,8 @@ COLUMNS = (
     *("task", "clip", "weighting", "C", "sigma", "mb", "seed", "q", "steps", "lr", "delta", "acc"),
     *("exposure", "exp_low", "exp_high", "exp_1", "exp_2", "exp_4", "exp_8", "exp_16", "norm_pct"),
     *("auc", "eps", "eps_lb", "guarantee", "verdict", "clipfrac", "ex_per_s", "peak_mb"),
+    *("auc_low", "auc_high", "auc_before", "before_p", "coin_p", "coin_fired", "n_tests"),
+    *("eps_lb_by", "eps_lb_ceiling", "eps_lb_expected", "manifest", "lb_manifest"),
 )
 
 
@@ -33,9 +38,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """The configs of the cells that were really run."""
     ran: list[Mapping[str, Any]] = []
 
-    def count(config: Mapping[str, Any]) -> Result:
+    def count(config: Mapping[str, Any], manifests: Path) -> Result:
         ran.append(config)
-        return work(config)
+        return work(config, manifests=manifests)
 
     monkeypatch.setattr(dpclip.cli.sweep, "work", count)
     return ran
@@ -69,6 +74,12 @@ def test_a_sweep_writes_one_row_per_run(call: Call, store: Path) -> None:
         (("--noise", "-1"), "noise -1"),
         (("--grouping", "none", "--noise", "1"), "No combination"),
         (("--task", "bogus"), "Unknown task 'bogus'"),
+        (("--search", "--first-seed", "999", "--seeds", "2"), "Seed 1000 is one of the learning"),
+        (("--delta", "1e-13"), "not accurate below 1e-12"),
+        (("--loop", "a:b"), "a loop is for --self-test"),
+        (("--noise", "1", "--gradient-canaries", "19"), "19 gradient canaries for a model of"),
+        (("--noise", "1e-200"), "too small for any accountant"),
+        (("--canaries", "1"), "1 canaries of repetition 1; expected at least 2"),
         (("--task", "nowhere:task"), "cannot be loaded"),
         (("--task", "own_tasks:normalized"), "BatchNorm1d"),
         (("--task", "own_tasks:forgetful"), "not in the optimizer"),
@@ -121,11 +132,41 @@ def test_a_run_that_diverges_is_a_failure(call: Call, store: Path) -> None:
     assert not (store / "summary.csv").exists()
 
 
+@pytest.mark.parametrize("change", ["edited", "deleted"])
+def test_a_finished_run_whose_declaration_was_touched_is_not_reported(
+    call: Call, store: Path, change: str
+) -> None:
+    words = (*TINY, "--grouping", "none", "--store", str(store))
+    assert call(*words).code == 0
+    (path,) = (store / "manifests").rglob("*.json")
+    if change == "deleted":
+        path.unlink()
+    else:
+        declared = manifest.read(path)
+        path.unlink()
+        manifest.write(path, declared | {"alpha": 0.5})
+    ended = call(*words)
+    assert ended.code == 1
+    assert "the finished run was judged by" in ended.err
+
+
+def test_a_task_that_was_changed_is_run_again(
+    call: Call, store: Path, counted: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*TINY, "--grouping", "none", "--store", str(store))
+    assert call(*words).code == 0
+    own = sys.modules["own_tasks"]
+    right = own.records
+    monkeypatch.setattr(own, "records", lambda n, seed: right(n, seed + 100))
+    assert call(*words).code == 0
+    assert len(counted) == 2
+
+
 def test_a_contradicted_claim_is_told_after_everything_is_written(
     call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leaky(config: Mapping[str, Any]) -> Result:
-        result = work(config)
+    def leaky(config: Mapping[str, Any], manifests: Path) -> Result:
+        result = work(config, manifests=manifests)
         if config["sigma"]:
             result["row"] |= {"eps": 0.1, "eps_lb": 2.0, "verdict": "contradicted"}
         return result
@@ -140,15 +181,31 @@ def test_a_contradicted_claim_is_told_after_everything_is_written(
     assert call(*TINY, *words).code == 3  # kept cells say it again
 
 
+@pytest.mark.parametrize("grouping", ["sample", "core:4:fixed"])
+def test_noise_that_is_much_too_small_ends_with_code_3(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch, grouping: str
+) -> None:
+    """Nothing is told what is wrong: the canaries see it."""
+    right = Mechanism.std
+    monkeypatch.setattr(Mechanism, "std", lambda *given: right(*given) / 8)
+    words = ("--task", "digits", "--grouping", grouping, "--weighting", "clip:0.1", "--noise", "1")
+    ended = call("audit", *QUICK, *RDP, *words, "--epochs", "2", "--store", str(store))
+    assert ended.code == 3
+    assert "exceeds the epsilon it claims" in ended.err
+    (row,) = rows(store)
+    assert (row["verdict"], row["eps_lb_by"]) == ("contradicted", "gradient canaries")
+    assert float(row["eps_lb"]) > float(row["eps"])
+
+
 def test_an_interrupted_sweep_goes_on_where_it_was(
     call: Call, store: Path, monkeypatch: pytest.MonkeyPatch, counted: list[Mapping[str, Any]]
 ) -> None:
     counting = dpclip.cli.sweep.work
 
-    def interrupted(config: Mapping[str, Any]) -> Result:
+    def interrupted(config: Mapping[str, Any], manifests: Path) -> Result:
         if len(counted) == 2:
             raise KeyboardInterrupt
-        return counting(config)
+        return counting(config, manifests=manifests)
 
     words = (*TINY, "--grouping", "none,sample", "--seeds", "2", "--store", str(store))
     with monkeypatch.context() as patch:
@@ -202,9 +259,9 @@ def test_a_search_uses_the_best_rate_of_each_arm(
     assert "the best of 2 (0.1, 0.5)" in (store / "report.md").read_text()
 
 
-def test_one_canary_per_tier_is_enough_to_run(call: Call, store: Path) -> None:
-    """Its coin may leave no inserted canary to draw a picture of."""
-    ended = call(*TINY, "--canaries", "1", "--seeds", "3", "--store", str(store))
+def test_two_canaries_per_tier_are_enough_to_run(call: Call, store: Path) -> None:
+    """Their coins may leave no inserted canary to draw a picture of."""
+    ended = call(*TINY, "--canaries", "2", "--seeds", "6", "--store", str(store))
     assert (ended.code, ended.err) == (0, "")
 
 
