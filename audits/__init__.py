@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from audits import bounds, enumeration, exposure
+    from audits import bounds, enumeration, exposure, extraction, membership, shadow
 
-__all__ = ["bounds", "enumeration", "exposure"]
+__all__ = ["bounds", "enumeration", "exposure", "extraction", "membership", "shadow"]
 
 
 def __getattr__(name: str) -> Any:

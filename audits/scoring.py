@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from audits import exposure
-from audits.bounds import default_guesses, steinke
+from audits import exposure, membership
+from audits.membership import Auc
 from audits.planted import Planted
 from audits.tasks.task import Family, Task, scores
 
@@ -26,6 +24,7 @@ class Scored:
         ceiling: the largest exposure that could have come out.
         null: mean exposure of a canary that was never trained on.
         references: held-out records a canary was ranked among (fillings, where enumerated).
+        null_p: p-value of "the model never saw any of them", over all families.
     """
 
     bits: NDArray[np.float64]
@@ -34,13 +33,14 @@ class Scored:
     ceiling: float
     null: float
     references: int
+    null_p: float
 
 
 def score(task: Task, model: nn.Module, planted: Planted) -> Scored:
     """Returns the exposures, each family ranked among its own twins."""
     n = len(planted.ids)
     bits, low, high = np.empty(n), np.empty(n), np.empty(n)
-    ceilings, nulls, counts = [], [], []
+    ceilings, nulls, counts, p_values = [], [], [], []
     for name, family in task.families.items():
         members = planted.members(name)
         if not len(members):
@@ -53,7 +53,16 @@ def score(task: Task, model: nn.Module, planted: Planted) -> Scored:
         # A filling is ranked among itself and the others.
         nulls.append(exposure.null_mean(size if sampled else size - 1))
         counts.append(size)
-    return Scored(bits, low, high, max(ceilings), float(np.mean(nulls)), min(counts))
+        p_values.append(exposure.null_test(found))
+    return Scored(
+        bits,
+        low,
+        high,
+        ceiling=max(ceilings),
+        null=float(np.mean(nulls)),
+        references=min(counts),
+        null_p=min(1.0, len(p_values) * min(p_values)),  # Bonferroni: families may depend
+    )
 
 
 def _of_family(
@@ -68,7 +77,7 @@ def _of_family(
     if family.space is None:
         mine = scores(model, records, family.losses, task.collate)
         twins = scores(model, planted.references[name], family.losses, task.collate)
-        return exposure.sampled(mine, twins)
+        return exposure.sampled(mine, twins, space=family.vast.size if family.vast else None)
     training = model.training
     model.eval()
     try:
@@ -79,27 +88,13 @@ def _of_family(
     return exposure.exact(every[[number(record) for record in records]], every)
 
 
-def auc(scored: Scored, planted: Planted) -> float:
-    """Returns the AUC of telling canaries inserted once from held-out ones by their exposure."""
-    once, out = planted.tier(1), ~planted.inserted
-    if not once.any() or not out.any():
-        return math.nan
-    bits = np.concatenate([scored.bits[once], scored.bits[out]])
-    return float(roc_auc_score(np.repeat([1, 0], [once.sum(), out.sum()]), bits))
+def auc(scored: Scored, planted: Planted, alpha: float = 0.05) -> Auc | None:
+    """Returns the AUC of telling canaries inserted once from held-out ones by their exposure.
 
-
-def lower_bound(scored: Scored, planted: Planted, delta: float, alpha: float) -> float:
-    """Returns a lower bound on epsilon from the coins of the canaries that appear at most once.
-
-    One run, guesses fixed beforehand: the top half of r are guessed in, the bottom half out.
+    None where there are fewer than two of one kind, as coins may fall: no spread to judge by.
     """
-    candidates = np.flatnonzero(planted.repetitions == 1)
-    if len(candidates) < 2:
-        return 0.0
-    half = max(1, default_guesses(len(candidates)) // 2)
-    order = candidates[np.argsort(scored.bits[candidates], kind="stable")]
-    right = int((~planted.inserted[order[:half]]).sum() + planted.inserted[order[-half:]].sum())
-    bound = steinke(
-        canaries=len(candidates), guesses=2 * half, correct=right, delta=delta, alpha=alpha
-    )
-    return float(bound.epsilon)
+    once, out = planted.tier(1), ~planted.inserted
+    if min(once.sum(), out.sum()) < 2:
+        return None
+    bits = np.concatenate([scored.bits[once], scored.bits[out]])
+    return membership.auc(bits, np.repeat([True, False], [once.sum(), out.sum()]), alpha)

@@ -1,4 +1,4 @@
-"""One cell of a sweep: train one arm with one seed, and see what it remembers."""
+"""One training run of a sweep: one arm, one seed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from scipy.stats import percentileofscore
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from audits import exposure, scoring
-from audits.planted import Planted
 from audits.tasks.task import Task
 
-TIERS = (1, 2, 4, 8, 16)
 _EPSILONS = 5  # how often epsilon is put on record during training
-_NORM_RECORDS = 256  # records whose gradient norms stand for the data's
 Scalar = str | int | float | bool | None
 
 
@@ -51,9 +45,6 @@ class Private(NamedTuple):
 Privatize = Callable[[nn.Module, Optimizer, DataLoader[Any], int], Private]
 """(model, optimizer, loader, seed) -> the run made private."""
 
-Norms = Callable[[nn.Module, Callable[[nn.Module, Any], Tensor], Any], Tensor]
-"""(model, losses, batch) -> [B] gradient norms."""
-
 
 class Diverged(RuntimeError):
     """Training left the range of finite numbers."""
@@ -69,6 +60,7 @@ class Setting:
         epochs: passes.
         delta: of the epsilon that is reported.
         alpha: failure probability of the lower bound on epsilon, this cell's share.
+        tests: over how many bounds the whole failure probability is shared.
     """
 
     seed: int
@@ -76,6 +68,7 @@ class Setting:
     epochs: int
     delta: float
     alpha: float = 0.05
+    tests: int = 1
 
 
 @dataclass(frozen=True)
@@ -158,49 +151,6 @@ def train(
     return Outcome(row, series, model=model)
 
 
-def audit(
-    task: Task,
-    planted: Planted,
-    setting: Setting,
-    privatize: Privatize,
-    norms: Norms,
-) -> Outcome:
-    """Returns the outcome of training on a planted set and looking for the canaries.
-
-    Raises:
-        Diverged: the loss is not finite.
-    """
-    before = scoring.score(task, task.model(setting.seed), planted)
-    trained = train(task, planted.train, setting, privatize)
-    model = trained.model
-    assert model is not None
-    after = scoring.score(task, model, planted)
-    out = ~planted.inserted
-    once = after.bits[planted.tier(1)]
-    interval = exposure.mean(once) if len(once) else None
-    row = trained.row | {
-        task.metric: task.evaluate(model, task.test),
-        "exposure": _mean(once),
-        "exp_low": float(interval.low) if interval else math.nan,
-        "exp_high": float(interval.high) if interval else math.nan,
-        **{f"exp_{tier}": _mean(after.bits[planted.tier(tier)]) for tier in TIERS},
-        "exp_out": _mean(after.bits[out]),
-        "exp_before": _mean(before.bits),
-        "exp_ceiling": after.ceiling,
-        "exp_null": after.null,
-        "norm_pct": norm_percentile(task, model, planted, norms),
-        "auc": scoring.auc(after, planted),
-        "eps_lb": scoring.lower_bound(after, planted, setting.delta, setting.alpha),
-        "budget": planted.budget,
-        "n_in": int(planted.inserted.sum()),
-        "n_out": int(out.sum()),
-        "references": after.references,
-        "manifest": planted.manifest,
-    }
-    row["verdict"] = _verdict(row)
-    return Outcome(row, trained.series, _table(planted, before, after), model)
-
-
 def validate(
     task: Task,
     records: Any,
@@ -219,57 +169,3 @@ def validate(
     value = task.evaluate(trained.model, task.validation)
     finite = value if math.isfinite(value) else None
     return Outcome({"lr": setting.lr, "validation": finite}, {})
-
-
-def norm_percentile(task: Task, model: nn.Module, planted: Planted, norms: Norms) -> float:
-    """Returns the median percentile (0..100) of canaries' gradient norms among the data's.
-
-    Taken at the end of training, over canaries that were held out: what an inserted one looked
-    like when it was new. An inserted canary that is memorized has a small gradient because of it.
-    """
-    out = np.flatnonzero(~planted.inserted)
-    if not len(out):
-        return math.nan
-    rng = np.random.default_rng(0)
-    fresh = [planted.records[i] for i in _few(out, rng)]
-    data = [task.train[i] for i in _few(np.arange(len(task.train)), rng)]  # type: ignore[arg-type]
-    collate = task.collate or torch.utils.data.default_collate
-    theirs = norms(model, task.losses, collate(data)).numpy()
-    mine = norms(model, task.losses, collate(fresh)).numpy()
-    return float(np.median(percentileofscore(theirs, mine, kind="mean")))
-
-
-def _few(numbers: Any, rng: np.random.Generator) -> list[int]:
-    """Returns some of the numbers at random: the first are all of one family."""
-    chosen = rng.choice(numbers, min(len(numbers), _NORM_RECORDS), replace=False)
-    return [int(number) for number in chosen]
-
-
-def _verdict(row: dict[str, Scalar]) -> str:
-    claimed, bound = row["eps"], row["eps_lb"]
-    assert isinstance(claimed, float) and isinstance(bound, float)
-    if math.isinf(claimed):
-        return "not-claimed"
-    return "contradicted" if bound > claimed else "consistent"
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
-
-
-def _table(
-    planted: Planted, before: scoring.Scored, after: scoring.Scored
-) -> list[dict[str, Scalar]]:
-    return [
-        {
-            "id": planted.ids[i],
-            "family": str(planted.families[i]),
-            "repetitions": int(planted.repetitions[i]),
-            "inserted": bool(planted.inserted[i]),
-            "exposure": float(after.bits[i]),
-            "low": float(after.low[i]),
-            "high": float(after.high[i]),
-            "before": float(before.bits[i]),
-        }
-        for i in range(len(planted.ids))
-    ]

@@ -13,32 +13,48 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from audits import trial
-from audits.sweep import Result
+from audits import gradient_audit, record_audit, trial
+from audits.planted import Planted
+from audits.sweep import Cell, Result
+from audits.tasks import Task
+from audits.trial import Scalar
+from audits.verdict import verdict
+from canaries import GradientCanaries, digest
 from dpclip.arms import Arm
-from dpclip.cli.tasks import plant, task_of
+from dpclip.cli.claims import promise
+from dpclip.cli.manifests import GRADIENTS, RECORDS, safe
+from dpclip.cli.prospects import by_records
+from dpclip.cli.tasks import gradient_canaries, plant, task_of
 from dpclip.loader import sample_rate
 from dpclip.measure import gradient_norms
 from dpclip.privacy_engine import PrivacyEngine
 
 
-def work(config: Mapping[str, Any], weights: Path | None = None) -> Result:
+def work(
+    config: Mapping[str, Any], weights: Path | None = None, manifests: Path | None = None
+) -> Result:
     """Runs one cell and returns its row, series and canaries as plain values.
 
     Args:
         config: everything that decides the result.
         weights: where a cell of kind train saves the model.
+        manifests: folder where a cell of kind audit declares what it will do, before it trains.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*supports no epsilon.*")  # the report says so
-        return _work(config, weights)
+        return _work(config, weights, manifests)
 
 
-def _work(config: Mapping[str, Any], weights: Path | None) -> Result:
+def _work(config: Mapping[str, Any], weights: Path | None, manifests: Path | None) -> Result:
     arm = Arm(**{f.name: config[f.name] for f in dataclasses.fields(Arm)})
     task = task_of(config)
     setting = trial.Setting(
-        config["seed"], config["lr"], task.epochs, config["delta"], config["alpha"]
+        config["seed"],
+        config["lr"],
+        task.epochs,
+        config["delta"],
+        config["alpha"],
+        config["tests"],
     )
     privatize = privatizer(arm, config["accountant"], config.get("secure", False))
     if config["kind"] == "train":
@@ -52,13 +68,64 @@ def _work(config: Mapping[str, Any], weights: Path | None) -> Result:
         if config["kind"] == "search":
             outcome = trial.validate(task, planted.train, setting, privatize)
         else:
-            outcome = trial.audit(task, planted, setting, privatize, gradient_norms)
+            assert manifests is not None
+            declared = manifests / Cell("", config).key
+            outcome = record_audit.audit(
+                task, planted, setting, privatize, gradient_norms, safe(declared, RECORDS)
+            )
+            outcome.row.update(_by_gradients(config, arm, task, planted, setting, declared))
+            outcome.row["verdict"] = verdict(outcome.row)
     row = arm.columns | {"arm": arm.label, "canaries": config["canaries"]} | outcome.row
     return {"row": row, "series": outcome.series, "canaries": outcome.canaries}
 
 
-def privatizer(arm: Arm, accountant: str, secure: bool = False) -> trial.Privatize:
-    """Returns what makes the training runs of an arm private, with secure or seeded randomness."""
+def _by_gradients(
+    config: Mapping[str, Any],
+    arm: Arm,
+    task: Task,
+    planted: Planted,
+    setting: trial.Setting,
+    declared: Path,
+) -> dict[str, Scalar]:
+    """Returns the bound from gradient canaries, nothing where the records' own can do it.
+
+    Which of the two it is follows from the claim and the number of canaries, before training: the
+    better of two bounds that were seen would need half of alpha for each.
+    """
+    records = len(planted.train)  # type: ignore[arg-type]
+    promised = promise(arm, task, records, setting.delta, config["accountant"])
+    wanted = config["gradient_canaries"]
+    if promised is None or not wanted or by_records(planted, promised, setting).resolves:
+        return {}
+    # Each cell has noise and canaries of its own: with those of the seed, all arms would see the
+    # same noise on the same canaries, and one unlucky draw would look like many.
+    own = dataclasses.replace(setting, seed=int(Cell("", config).key[:8], 16))
+    group = gradient_canaries(task, wanted, own.seed)
+    made_from = digest((group.label, group.coins, group.coordinates, group.seed, group.raw))
+    return gradient_audit.audit(
+        task,
+        planted.train,
+        own,
+        privatizer(arm, config["accountant"], groups=group),
+        gradient_audit.GradientCanaries(
+            group.ids, group.coins, group.observed, group.beside, made_from
+        ),
+        promised.claimed,
+        safe(declared, GRADIENTS),
+    )
+
+
+def privatizer(
+    arm: Arm, accountant: str, secure: bool = False, groups: GradientCanaries | None = None
+) -> trial.Privatize:
+    """Returns what makes the training runs of an arm private.
+
+    Args:
+        arm: how they train.
+        accountant: prv or rdp.
+        secure: whether randomness is secure or seeded.
+        groups: canaries that join every step of the one run.
+    """
 
     def privatize(
         model: nn.Module, optimizer: Optimizer, loader: DataLoader[Any], seed: int
@@ -74,6 +141,8 @@ def privatizer(arm: Arm, accountant: str, secure: bool = False) -> trial.Privati
             grouping=arm.grouping(),
             weighting=arm.rule(),
         )
+        if groups is not None:
+            engine.plant(groups)
         return trial.Private(
             loader=private,
             epsilon=engine.get_epsilon,

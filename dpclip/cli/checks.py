@@ -10,14 +10,19 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from audits.planted import Planted
+from audits.record_audit import declare
+from audits.search import SEEDS
 from audits.tasks import Task
+from audits.trial import Privatize, Setting
 from dpclip.accounting.spending import check_accountant
 from dpclip.arms import Arm
 from dpclip.cli.cells import privatizer
 from dpclip.cli.options import Audit, Train
-from dpclip.cli.tasks import plant
+from dpclip.cli.tasks import gradient_canaries, plant
 
-_COUNTS = ("seeds", "canaries", "references", "epochs", "batch_size")
+_LEAST_DELTA = 1e-12
+_COUNTS = ("seeds", "canaries", "references", "epochs", "batch_size", "runs")
 
 
 def check_options(chosen: Train | Audit) -> None:
@@ -25,7 +30,7 @@ def check_options(chosen: Train | Audit) -> None:
     for name in _COUNTS:
         if (value := getattr(chosen, name, None)) is not None and value < 1:
             raise ValueError(f"--{name} {value}: expected at least 1.")
-    for name in ("seed", "first_seed", "workers"):
+    for name in ("seed", "first_seed", "workers", "gradient_canaries"):
         if (value := getattr(chosen, name, 0)) < 0:
             raise ValueError(f"--{name} {value}: expected at least 0.")
     for name in ("delta", "alpha"):
@@ -36,10 +41,32 @@ def check_options(chosen: Train | Audit) -> None:
     if chosen.lr is not None and isinstance(chosen, Audit) and chosen.search:
         raise ValueError("--search picks the learning rate that --lr sets. Give one of the two.")
     check_accountant(chosen.accountant)
+    if isinstance(chosen, Audit):
+        _check_audit(chosen)
 
 
-def rehearse(task: Task, arms: Sequence[Arm], config: Mapping[str, Any], seed: int) -> None:
-    """Builds everything that a cell builds, once for each arm, and trains nothing.
+def _check_audit(chosen: Audit) -> None:
+    if chosen.loop is not None and not chosen.self_test:
+        raise ValueError(f"--loop {chosen.loop}: a loop is for --self-test. Give both or none.")
+    if chosen.delta < _LEAST_DELTA:
+        raise ValueError(
+            f"--delta {chosen.delta}: bounds against a claimed noise are not accurate below "
+            f"{_LEAST_DELTA}."
+        )
+    seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
+    if chosen.search and (both := sorted(set(seeds) & set(SEEDS))):
+        raise ValueError(
+            f"Seed {both[0]} is one of the learning-rate search's, and what is chosen on a run "
+            "must not be reported from it. Use another --first_seed."
+        )
+
+
+def rehearse(
+    task: Task, arms: Sequence[Arm], config: Mapping[str, Any], seed: int
+) -> Planted | None:
+    """Returns the planted set, having built all that a cell builds, once for each arm.
+
+    Nothing is trained.
 
     Args:
         task: with its canary recipes.
@@ -53,6 +80,8 @@ def rehearse(task: Task, arms: Sequence[Arm], config: Mapping[str, Any], seed: i
     """
     try:
         planted = plant(task, config["canaries"], seed) if config.get("canaries") else None
+        if planted is not None:
+            declare(planted, Setting(seed, task.lr, task.epochs, config["delta"]))
         model = task.model(seed)
         optimizer = task.optimizer(model.parameters(), task.lr)
         model.train()
@@ -65,10 +94,18 @@ def rehearse(task: Task, arms: Sequence[Arm], config: Mapping[str, Any], seed: i
             warnings.simplefilter("ignore")  # a worker says it again
             for arm in arms:
                 _check_batch(arm, task)
-                privatizer(arm, config["accountant"])(model, optimizer, loader, seed).close()
+                _privatize(arm, task, config)(model, optimizer, loader, seed).close()
         _check_losses(task, model)
+        return planted
     except TypeError as error:
         raise ValueError(f"Task {task.name}: {error}") from error
+
+
+def _privatize(arm: Arm, task: Task, config: Mapping[str, Any]) -> Privatize:
+    """Returns what makes the arm private, with the gradient canaries that its audit may get."""
+    wanted = config.get("gradient_canaries", 0) if arm.sigma else 0
+    groups = gradient_canaries(task, wanted, 0) if wanted else None
+    return privatizer(arm, config["accountant"], groups=groups)
 
 
 def _check_batch(arm: Arm, task: Task) -> None:

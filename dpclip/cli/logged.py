@@ -16,8 +16,8 @@ import yaml
 
 from audits.sweep import Cell, Result
 from reports import shared_settings
-from reports.document import png, replace
-from reports.figures import exposure_histogram
+from reports.document import replace
+from reports.pictures import run_gallery
 from reports.run_report import run_markdown
 from reports.tracking import Experiment, ended, finish, log_run, open_experiment, start_sweep
 from reports.ui import runs_link
@@ -106,10 +106,8 @@ def _artifacts(folder: Path, cell: Cell, result: Result) -> None:
         return
     audit = folder / "audit"
     audit.mkdir()
-    table = pd.DataFrame(result["canaries"])
-    table.to_csv(audit / "canaries.csv", index=False)
-    (audit / "report.md").write_text(run_markdown(result["row"]))
-    once = table[table.inserted & (table.repetitions == 1)].exposure
-    if len(once):
-        figure = exposure_histogram(once.tolist(), float(result["row"]["exp_ceiling"]))
-        (audit / "exposure.png").write_bytes(png(figure))
+    pd.DataFrame(result["canaries"]).to_csv(audit / "canaries.csv", index=False)
+    gallery = run_gallery(result["row"], result["canaries"])
+    for plate in gallery.plates:
+        (audit / plate.name).write_bytes(plate.png)
+    (audit / "report.md").write_text(run_markdown(result["row"], gallery))

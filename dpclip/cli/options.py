@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 
 
@@ -64,6 +65,8 @@ class Audit:
         search: picks each arm's learning rate from the task's grid, on validation data.
         canaries: per repetition tier and family; a coin inserts about half of them.
         references: held-out canaries of each family that an inserted one is ranked among.
+        gradient_canaries: join a second training of every arm that claims an epsilon, where the
+            canaries among the records are too few to contradict it; 0 for none.
         families: comma-separated canary families of the task; all if not given.
         secret: format of the text task's canaries, with {} for each secret letter.
         alphabet: the letters.
@@ -72,6 +75,11 @@ class Audit:
         alpha: failure probability of all lower bounds on epsilon together.
         workers: processes; 0 for none beside this one.
         store: folder for results; the same command continues there after an interruption.
+        self_test: instead of all this, plants known bugs in a training loop and shows which of them
+            an audit catches.
+        loop: module:function of the loop to test, (engine factory, dataset, seed) -> released
+            updates [T, d]; a small one of our own if not given.
+        runs: of the self-test for each bug.
     """
 
     task: str = "digits"
@@ -86,6 +94,7 @@ class Audit:
     search: bool = False
     canaries: int = 10
     references: int = 1000
+    gradient_canaries: int = 1000
     families: str | None = None
     secret: str = "my pin is {}{}{}{}{}{}"
     alphabet: str = "0123456789"
@@ -94,6 +103,9 @@ class Audit:
     alpha: float = 0.05
     workers: int = _cores()
     store: Path = Path("runs/audit")
+    self_test: bool = False
+    loop: str | None = None
+    runs: int = 5
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,10 @@ _KINDS: dict[str, type[Chosen]] = {
 
 
 def parse(words: Sequence[str]) -> tuple[str, Chosen]:
-    """Returns the command and its options; prints help or a usage error and exits otherwise."""
+    """Returns the command and its options; prints help or a usage error and exits otherwise.
+
+    `--first-seed 3` is `--first_seed 3`, and `--self-test` alone is `--self_test true`.
+    """
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
@@ -167,7 +182,18 @@ def parse(words: Sequence[str]) -> tuple[str, Chosen]:
         command.add_argument("--config", action="config", help="read options from a YAML file")
         command.add_class_arguments(kind)
         commands.add_subcommand(name, command, help=about)
-    given = parser.parse_args(list(words))
+    given = parser.parse_args(list(_spelt(words)))
     name = str(given.subcommand)
     kind = _KINDS[name]
     return name, kind(**{f.name: given[name][f.name] for f in fields(kind)})
+
+
+def _spelt(words: Sequence[str]) -> Iterator[str]:
+    """Yields the words with options spelt as jsonargparse wants them."""
+    switches = {f"--{f.name}" for kind in _KINDS.values() for f in fields(kind) if f.type == "bool"}
+    for word, following in zip_longest(words, words[1:], fillvalue="--"):
+        name, equals, value = word.partition("=")
+        option = name[:2] + name[2:].replace("-", "_") if name.startswith("--") else name
+        yield option + equals + value
+        if option in switches and not equals and following.startswith("--"):
+            yield "true"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -14,10 +15,14 @@ from audits.tasks import Task
 from dpclip.arms import Arm, lists_of, together
 from dpclip.cli.cells import work
 from dpclip.cli.checks import check_options, rehearse
+from dpclip.cli.claims import promises_of
 from dpclip.cli.errors import Contradicted, Usage, asked
 from dpclip.cli.logged import log_sweep
+from dpclip.cli.manifests import check_kept
 from dpclip.cli.options import Audit, Demo
-from dpclip.cli.tasks import task_of
+from dpclip.cli.prospects import prospects
+from dpclip.cli.self_test import self_test
+from dpclip.cli.tasks import made_of, task_of
 from reports import Provenance, console, headline, remarks, summarize, write
 from reports.tracking import open_experiment
 
@@ -37,19 +42,28 @@ def audit(chosen: Audit, words: str) -> None:
         Contradicted: a lower bound exceeds a claimed epsilon; everything was written.
     """
     asked(lambda: check_options(chosen))
+    if chosen.self_test:
+        self_test(chosen.loop, chosen.runs, chosen.first_seed, chosen.delta, chosen.alpha)
+        return
     arms, skipped = asked(
         lambda: together(lists_of(chosen.task, chosen.grouping, chosen.weighting, chosen.noise))
     )
-    claiming = sum(arm.sigma > 0 for arm in arms) * chosen.seeds
-    config = _config(chosen) | {"alpha": chosen.alpha}
+    config = _config(chosen, len(arms))
     task = asked(lambda: task_of(config))
-    asked(lambda: rehearse(task, arms, config, chosen.first_seed))
+    planted = asked(lambda: rehearse(task, arms, config, chosen.first_seed))
+    assert planted is not None
+    config |= {"made_of": made_of(task, planted)}
+    promises = asked(lambda: promises_of(arms, task, planted, config))
+    settings = {arm: config | dataclasses.asdict(arm) for arm in arms}
+    told = asked(lambda: list(prospects(task, planted, promises, config, chosen.first_seed)))
     if chosen.search and not task.lrs:
         raise Usage(f"Task {task.name} has no learning rates to search in. Leave out --search.")
     store = asked(lambda: Store(chosen.store, task.name))
     # Workers that meet a database without tables would all make them.
     asked(lambda: open_experiment(chosen.store, task.name))
     total = len(arms) * (chosen.seeds + (len(task.lrs) * len(SEEDS) if chosen.search else 0))
+    print("Before training:", *told, sep="\n  ")
+    manifests = chosen.store / "manifests"
     with tqdm(total=total, unit="run", disable=None) as bar:
 
         def ran(cells: Sequence[Cell]) -> list[Result]:
@@ -57,15 +71,9 @@ def audit(chosen: Audit, words: str) -> None:
                 bar.set_postfix_str(cell.label)
                 bar.update()
 
-            return run(cells, work, store, chosen.workers, done)
+            kept = partial(work, manifests=manifests)
+            return run(cells, kept, store, chosen.workers, done)
 
-        settings = {
-            # Only runs that claim an epsilon can contradict one; they share alpha.
-            arm: config
-            | dataclasses.asdict(arm)
-            | ({"alpha": chosen.alpha / claiming} if arm.sigma > 0 else {})
-            for arm in arms
-        }
         rates = dict.fromkeys(arms, chosen.lr or task.lr)
         if chosen.search:
             grids = {a: search_cells(settings[a], a.label, task.lrs) for a in arms}
@@ -80,6 +88,8 @@ def audit(chosen: Audit, words: str) -> None:
             for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds)
         ]
         results = ran(cells)
+    for cell, result in zip(cells, results, strict=True):
+        check_kept(manifests / cell.key, result["row"])
     rows = [result["row"] for result in results]
     provenance = Provenance(
         command=words,
@@ -88,16 +98,16 @@ def audit(chosen: Audit, words: str) -> None:
         chosen_by=_judged(task) if chosen.search else "",
         skipped=skipped,
     )
-    files = write(chosen.store, rows, provenance)
+    files = write(chosen.store, rows, provenance, [result["canaries"] for result in results])
     frame = summarize(rows)
     print("\n".join(["", headline(frame), "", console(frame), "", *remarks(rows), ""]))
     link = log_sweep(chosen.store, task.name, cells, results, files, headline(frame))
-    print(f"Report: {chosen.store / 'report.md'}, picture: {chosen.store / 'tradeoff.png'}")
+    print(f"Report: {chosen.store / 'report.md'}, with pictures beside it")
     print(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
     if wrong := [row["arm"] for row in rows if row["verdict"] == "contradicted"]:
         raise Contradicted(
             f"the lower bound of {wrong[0]} exceeds the epsilon it claims (alpha {chosen.alpha:g} "
-            f"shared over {claiming} runs)"
+            f"shared over the {len(rows)} runs of this sweep; other sweeps have spent their own)"
         )
 
 
@@ -111,10 +121,17 @@ def _cell(arm: Arm, setting: Mapping[str, Any], seed: int, rate: float) -> Cell:
     return Cell(f"{arm.label} seed {seed}", config)
 
 
-def _config(chosen: Audit) -> dict[str, Any]:
-    """Returns what all cells share; whatever does not change a result stays out."""
-    names = (*_CELL, "canaries", "delta", "accountant")
-    return {name: getattr(chosen, name) for name in names}
+def _config(chosen: Audit, arms: int) -> dict[str, Any]:
+    """Returns what all cells share; whatever does not change a result stays out.
+
+    All runs print a lower bound, so all of them share alpha.
+    """
+    names = (*_CELL, "canaries", "gradient_canaries", "delta", "accountant")
+    runs = arms * chosen.seeds
+    return {name: getattr(chosen, name) for name in names} | {
+        "alpha": chosen.alpha / runs,
+        "tests": runs,
+    }
 
 
 def _told(chosen: Audit, task: Task) -> dict[str, object]:

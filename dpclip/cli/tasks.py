@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ from audits.planted import Planted
 from audits.tasks import Task, digits, text
 from audits.tasks.held_out import with_held_out_canaries
 from canaries import (
+    GradientCanaries,
     SecretFormat,
     budget,
     check_tokenizable,
+    digest,
+    dirac,
     inject,
     mislabelled,
     noise_images,
@@ -26,6 +30,9 @@ from canaries import (
     stream,
     text_records,
 )
+
+_FEWEST = 20  # gradient canaries whose coins fall on both sides, but for one in 500,000
+_BESIDE = 100  # coordinates without a canary, on which the noise is measured
 
 
 def task_of(config: Mapping[str, Any]) -> Task:
@@ -71,8 +78,8 @@ def _text(config: Mapping[str, Any]) -> Task:
     letters = [letter.encode() for letter in form.alphabet]
     if len(letters[0]) != 1:
         raise ValueError(
-            f"The alphabet has letters of {len(letters[0])} bytes; the byte-level task enumerates "
-            "fillings of one-byte letters."
+            f"The alphabet has letters of {len(letters[0])} bytes; the byte-level task takes "
+            "letters of one byte."
         )
     sentence, span = text_records(form, np.zeros((1, form.holes), dtype=np.int64), text.LENGTH)
 
@@ -80,7 +87,8 @@ def _text(config: Mapping[str, Any]) -> Task:
         tokens, _ = text_records(form, form.draw(n, rng), text.LENGTH)
         return TensorDataset(tokens, tokens != 0)
 
-    family = text.secret_family(draw, sentence[0], span[0], [letter[0] for letter in letters])
+    alphabet = [letter[0] for letter in letters]
+    family = text.secret_family(draw, sentence[0], span[0], alphabet, config["references"])
     return text.task({"secret": family})
 
 
@@ -134,3 +142,35 @@ def plant(task: Task, per_tier: int, seed: int) -> Planted:
         budget=budget(train),
         manifest=plan.hash,
     )
+
+
+def made_of(task: Task, planted: Planted) -> str:
+    """Returns a digest of what a task is made of, so that a changed one is run again.
+
+    Of the shapes of its parameters, some of its records, and the panel of canaries. A loss or an
+    optimizer that was changed is not seen.
+    """
+    some = np.linspace(0, len(planted.train) - 1, num=64).astype(int)  # type: ignore[arg-type]
+    shapes = [list(p.shape) for p in task.model(0).parameters()]
+    return digest(
+        (shapes, [planted.train[int(i)] for i in some], planted.manifest, version("dpclip"))
+    )
+
+
+def gradient_canaries(task: Task, wanted: int, seed: int) -> GradientCanaries:
+    """Returns Dirac canaries for the task's model, with fair coins decided by the seed.
+
+    They take at most half of its coordinates, so of a tiny model there are fewer than wanted.
+
+    Raises:
+        ValueError: there would be fewer than two.
+    """
+    size = sum(p.numel() for p in task.model(seed).parameters() if p.requires_grad)
+    many = min(wanted, size // 2)
+    if many < _FEWEST:
+        raise ValueError(
+            f"{wanted} gradient canaries for a model of {size} trainable parameters: at most half "
+            f"of these can be canaries, and at least {_FEWEST} are needed. Use more, or 0 for none."
+        )
+    coins = stream(seed, "canaries.gradient.coins").integers(0, 2, many) == 1
+    return dirac(coins, coordinates=size, seed=seed, beside=min(_BESIDE, size - many))

@@ -31,7 +31,7 @@ def train(chosen: Train, _words: str) -> None:
         raise Usage("train runs one arm: give one grouping, one weighting and one noise.")
     arm, unplanted = arms[0], Audit()  # a task is named with its canaries; none are inserted here
     config: dict[str, Any] = {name: getattr(unplanted, name) for name in _UNPLANTED}
-    config |= {name: getattr(chosen, name) for name in _OWN} | {"canaries": 0}
+    config |= {name: getattr(chosen, name) for name in _OWN} | {"canaries": 0, "tests": 1}
     task = asked(lambda: task_of(config))
     asked(lambda: rehearse(task, arms, config, chosen.seed))
     store = asked(lambda: Store(chosen.store, task.name))

@@ -12,7 +12,14 @@ def test_the_estimators_are_there_without_being_imported() -> None:
     null, guesses = done.stdout.split()
     assert float(null) == pytest.approx(1.142822, abs=1e-6)
     assert int(guesses) == 30
-    assert dir(audits) == ["bounds", "enumeration", "exposure"]
+    assert dir(audits) == [
+        "bounds",
+        "enumeration",
+        "exposure",
+        "extraction",
+        "membership",
+        "shadow",
+    ]
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
