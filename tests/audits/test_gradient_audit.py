@@ -25,11 +25,6 @@ CANARIES = 1000
 ARMS = ("sample", "microbatch:4:random", "core:4:fixed")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def task() -> Task:
     config = {"task": "digits", "families": None, "batch_size": 64}

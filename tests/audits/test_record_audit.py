@@ -30,17 +30,6 @@ from dpclip.measure import gradient_norms
 SEEDS = range(3)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Task:
-    config = {"task": "digits", "families": None, "batch_size": None}
-    return task_of(config | {"epochs": 10, "references": 500})
-
-
 def setting(**changes: Any) -> trial.Setting:
     return trial.Setting(**{"seed": 0, "lr": 0.2, "epochs": 10, "delta": 1e-5} | changes)
 
@@ -268,12 +257,12 @@ def small(digits: Task) -> Task:
     return dataclasses.replace(digits, families={"noise": few})
 
 
-def run_small(task: Task, folder: Path, **changes: Any) -> Outcome:
+def run_small(task: Task, folder: Path, way: Any = None, **changes: Any) -> Outcome:
     return record_audit.audit(
         task,
         plant(task, 4, 0),
         setting(epochs=1, **changes),
-        privatize(),
+        way or privatize(),
         gradient_norms,
         safe(folder, "records"),
     )
@@ -307,16 +296,8 @@ def test_a_declaration_that_was_edited_after_training_began_gives_no_number(
         path.write_text(path.read_text().replace('"guesses": 2', '"guesses": 4'))
         return privatize()(model, optimizer, loader, seed)
 
-    task = small(digits)
     with pytest.raises(ValueError, match="was changed after it was written"):
-        record_audit.audit(
-            task,
-            plant(task, 4, 0),
-            setting(epochs=1),
-            meddles,
-            gradient_norms,
-            safe(tmp_path, "records"),
-        )
+        run_small(small(digits), tmp_path, meddles)
 
 
 def test_a_declaration_exchanged_for_one_with_a_hash_of_its_own_gives_no_number(
@@ -329,16 +310,8 @@ def test_a_declaration_exchanged_for_one_with_a_hash_of_its_own_gives_no_number(
         manifest.write(path, declared | {"alpha": 0.5})
         return privatize()(model, optimizer, loader, seed)
 
-    task = small(digits)
     with pytest.raises(Refused, match="exchanged after training began"):
-        record_audit.audit(
-            task,
-            plant(task, 4, 0),
-            setting(epochs=1),
-            exchanges,
-            gradient_norms,
-            safe(tmp_path, "records"),
-        )
+        run_small(small(digits), tmp_path, exchanges)
 
 
 def test_another_declaration_cannot_take_its_place(digits: Task, tmp_path: Path) -> None:

@@ -5,27 +5,14 @@ import math
 from typing import Any
 
 import pytest
-import torch
 from torch.utils.data import TensorDataset
 
 from audits import trial
 from audits.tasks import Task
 from dpclip.arms import arms_of
 from dpclip.cli.cells import privatizer
-from dpclip.cli.tasks import task_of
 
 SEEDS = range(3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Task:
-    config = {"task": "digits", "families": None, "batch_size": None}
-    return task_of(config | {"epochs": 10, "references": 500})
 
 
 def setting(**changes: Any) -> trial.Setting:

@@ -15,11 +15,6 @@ from canaries import SecretFormat, text_records
 FORM = SecretFormat("the pin {}-{}{} is it", "0123456789")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def prose() -> text.Prose:
     return text.load(12_000)
