@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpclip.budgets import budget, step_budget
     from dpclip.checkpoints import Checkpoints
+    from dpclip.clustering import clusters
+    from dpclip.grad_queue import dynamic, scarcity
     from dpclip.grouping import by_key, micro_batches, per_core, per_sample
     from dpclip.noise import gaussian
+    from dpclip.pacing import by_angle
     from dpclip.privacy_engine import PrivacyEngine
     from dpclip.promises import check
     from dpclip.weighting import (
@@ -30,11 +33,14 @@ _HOME = {
     "Checkpoints": "checkpoints",
     "PrivacyEngine": "privacy_engine",
     "budget": "budgets",
+    "by_angle": "pacing",
     "by_key": "grouping",
     "chain": "weighting",
     "check": "promises",
     "clip": "weighting",
     "clip_to_min": "weighting",
+    "clusters": "clustering",
+    "dynamic": "grad_queue",
     "gaussian": "noise",
     "micro_batches": "grouping",
     "normalize": "weighting",
@@ -42,6 +48,7 @@ _HOME = {
     "per_layer": "weighting",
     "per_sample": "grouping",
     "quantile": "weighting",
+    "scarcity": "grad_queue",
     "step_budget": "budgets",
     "uniform": "weighting",
 }
@@ -50,11 +57,14 @@ __all__ = [
     "Checkpoints",
     "PrivacyEngine",
     "budget",
+    "by_angle",
     "by_key",
     "chain",
     "check",
     "clip",
     "clip_to_min",
+    "clusters",
+    "dynamic",
     "gaussian",
     "micro_batches",
     "normalize",
@@ -62,6 +72,7 @@ __all__ = [
     "per_layer",
     "per_sample",
     "quantile",
+    "scarcity",
     "step_budget",
     "uniform",
 ]

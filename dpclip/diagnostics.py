@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ class Diagnostics:
 
     Attributes:
         norms: [G] l2 norms of the group gradients, before weighting.
-        weights: [G] or [L, G] weights.
+        weights: [G] or [L, G] weights; NaN where the weighting makes the update itself.
         invalid: groups with a NaN or infinite gradient.
     """
 
@@ -27,8 +28,13 @@ class Diagnostics:
 
     @property
     def fraction_clipped(self) -> float:
-        """Share of groups with a weight below 1 (for per-layer weights, in any layer)."""
+        """Share of groups with a weight below 1 (for per-layer weights, in any layer).
+
+        NaN where groups have no weights.
+        """
         low = self.weights if self.weights.dim() == 1 else self.weights.amin(0)
+        if len(low) and bool(self.weights.isnan().all()):
+            return math.nan
         return float((low < 1).float().mean()) if len(low) else 0.0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,20 +12,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpclip.backward import Backward
+from dpclip.closure import closure_run
 from dpclip.diagnostics import Diagnostics, diagnostics_of, statistics
 from dpclip.extra_groups import Extras, bound_in_force
+from dpclip.features import Features
 from dpclip.gathering import Buffers, Gathered
 from dpclip.hooks import GroupHooks
 from dpclip.ledger import HALF
 from dpclip.looping import GroupLoop
 from dpclip.mechanism import Mechanism
-from dpclip.parts import Formed
-from dpclip.parts.part import accumulated
-from dpclip.passes import OpenGroup, Pass
+from dpclip.pacer import Pacer
+from dpclip.parts import Formed, Part
+from dpclip.parts.part import accumulated, row_source
+from dpclip.passes import Pass
 from dpclip.pieces import Piece
 from dpclip.ranks import Ranks
 from dpclip.sensitivity import Claim
 from dpclip.speed import Chooser
+from dpclip.step import Step
 from dpclip.sums import Sums
 from dpclip.types import ExtraGroups, Moment, State, Stats, Weighting
 from dpclip.witness import Witness
@@ -43,6 +49,10 @@ class Engine:
         chooser: decides how rows are summed.
         loop: whether the model runs once for each group.
         ranks: the other processes, or None if there is one.
+
+    Attributes:
+        pacer: adds several batches up for each update, None if every step is one.
+        updated: whether the last optimizer step updated the weights.
     """
 
     def __init__(
@@ -65,21 +75,18 @@ class Engine:
         self._wide = max(dtypes, key=lambda dtype: dtype.itemsize)
         self._mixed = len(set(dtypes)) > 1
         self.state: State = self._fresh_state(mechanism.weighting)
-        self._state_before = self.state  # at the start of the step, for one that is given up
+        self._step = Step(self.state)
         self.steps = 0
         self.stepped = False  # whether a step was taken since the loader began a logical batch
         self._sums = Sums(self.params)
-        self._open = OpenGroup()
         # On ranks that are groups, a rank weighs once for each batch, when all its rows are there.
         self._across = ranks is not None and yielded.grouping.ranks
-        self._settled = False  # whether this batch was added up over the ranks
         self.chooser = chooser or Chooser()
         self._buffers = Buffers()
         self._shared: set[nn.Parameter] = set()
         self._next = 0  # number of the first logical batch
-        self._passes = 0  # backward passes since the last step
-        self._divisor = 1.0
-        self._stats: list[tuple[Stats, Tensor]] = []
+        self.pacer: Pacer | None = None
+        self.updated = False
         self.last: list[tuple[Stats, Tensor]] = []
         self.witness = Witness(self.names)
         self.extras = Extras()
@@ -88,6 +95,9 @@ class Engine:
             yielded, mechanism.ledger, self._gather, self._end_backward, ranks is not None
         )
         self.hooks: GroupHooks | GroupLoop = hooks(module, backward, batch_first)
+        if (named := yielded.grouping.features) is not None:
+            assert isinstance(self.hooks, GroupHooks)
+            yielded.features = Features(module, named, 1 - batch_first, self.hooks.active)
         self._step_hook = optimizer.register_step_pre_hook(self._before_step)
 
     @property
@@ -95,16 +105,27 @@ class Engine:
         """The rule; may be replaced between two steps."""
         return self.mechanism.weighting
 
+    @property
+    def midway(self) -> bool:
+        """True between the first backward of a step and the step."""
+        return self._step.passes > 0
+
     def reweigh(self, weighting: Weighting) -> None:
         """Replaces the weighting.
 
         Raises:
             RuntimeError: in the middle of a step.
         """
-        if self._passes:
+        if self.midway:
             raise RuntimeError("The weighting was set between backward() and step(). Set it after.")
         self.mechanism.weighting = weighting
-        self.state = self._state_before = self._fresh_state(weighting)
+        self.state = self._fresh_state(weighting)
+        self._step = Step(self.state)
+
+    def observe(self, loss: float) -> None:
+        """Tells the weighting a loss, if it reads any."""
+        if self.weighting.observe is not None:
+            self.state = self.weighting.observe(self.state, loss)
 
     def plant(self, groups: ExtraGroups) -> None:
         """Lets groups of an audit join every step from here on.
@@ -113,7 +134,7 @@ class Engine:
             ValueError: groups that do not fit the model, or a training that they cannot join.
             RuntimeError: in the middle of a step, or a second time.
         """
-        if self._passes:
+        if self.midway:
             raise RuntimeError("Groups were planted between backward() and step(). Plant before.")
         if self.ranks is not None:
             raise ValueError(
@@ -143,7 +164,7 @@ class Engine:
             )
         if not piece.first:
             self._check_whole()
-        if piece.first and self._passes:
+        if piece.first and self._step.passes:
             if before is not None and not before.last:
                 self._forget()  # an early break left a logical batch unfinished
                 self._sums.drop()
@@ -185,13 +206,13 @@ class Engine:
         Raises:
             RuntimeError: steps were taken already, which what is loaded would not know of.
         """
-        if self.steps or self._passes:
+        if self.steps or self._step.passes:
             raise RuntimeError(
                 f"A state was loaded after {self.steps} steps of training, which would not be "
                 "counted as spent any more. Load it right after make_private."
             )
         self.steps, self.state, self._next = steps, state, following
-        self._state_before = state
+        self._step = Step(state)
         self._shared.update(self.names[name] for name in shared)
 
     def _check_whole(self) -> None:
@@ -209,22 +230,21 @@ class Engine:
     def _forget(self) -> None:
         """Drops what the pieces of an unfinished logical batch have added up."""
         self._sums.forget()
-        self._open = OpenGroup()
         self.extras.forget()
-        self._stats, self._passes, self._settled = [], 0, False
-        self.state = self._state_before
+        self.state = self._step.before
+        self._step = Step(self.state)
 
     # ---- the end of a backward -------------------------------------------------------------
 
     def _end_backward(self, current: Pass) -> None:
-        if self._passes:
+        if self._step.passes:
             self._check_untouched()
         else:
-            self._state_before = self.state
+            self._step.before = self.state
             self._sums.drop()
         if not self.witness.complete:
             self.witness.reach(current.gathered.entries)
-        self._passes += 1
+        self._step.passes += 1
         self._weigh_and_sum(current)
         # Whoever clips p.grad before the step must see the whole sum: clipping is no expansion
         # of it, but clipping each of several parts would be.
@@ -257,13 +277,13 @@ class Engine:
         if piece is not None and piece is self.yielded.piece and len(sizes):
             goes_on = self._across or self.yielded.goes_on()
             here = self.yielded.slots_of_last(b)
-            if self._open.size and self._open.slot != int(here[0]):
+            if self._step.open.size and self._step.open.slot != int(here[0]):
                 self._weigh_open(piece)  # its other rows were skipped
-            if self._open.size or goes_on:
+            if self._step.open.size or goes_on:
                 factor = float(b) if self.mean else 1.0
-                rows, sizes = self._open.join(gathered.rows(self.params), sizes, factor)
+                rows, sizes = self._step.open.join(gathered.rows(self.params), sizes, factor)
                 if goes_on:
-                    rows, sizes = self._open.keep_last(rows, sizes, factor, int(here[-1]))
+                    rows, sizes = self._step.open.keep_last(rows, sizes, factor, int(here[-1]))
                     if not len(sizes):
                         return
                 gathered = self._gathered(rows, sizes)
@@ -281,22 +301,22 @@ class Engine:
 
     def _weigh_open(self, piece: Piece) -> None:
         """Weighs the group that was kept open as it is; without one, no group."""
-        rows, sizes = self._open.take()
+        rows, sizes = self._step.open.take()
         self._weigh(self._gathered(rows, sizes), sizes, None, 1, self.yielded.count(piece))
 
     def _settle(self) -> list[Tensor]:
         """Returns the sum of the whole step, over all ranks; `p.grad` is that from here on."""
         piece = self.yielded.piece
-        if self.ranks is not None and not self._settled:
+        if self.ranks is not None and not self._step.settled:
             scale = self.mechanism.std(self.state, 1.0)
             self.ranks.check_step(self.steps, {"std of the noise on the sum": scale})
-        if self._open.size or (self._across and not self._settled):
+        if self._step.open.size or (self._across and not self._step.settled):
             assert piece is not None
             self._weigh_open(piece)
         total = self._sums.total()
-        if self.ranks is not None and not self._settled:
+        if self.ranks is not None and not self._step.settled:
             self.ranks.add(total)
-            self._settled = True
+            self._step.settled = True
         return total
 
     def _join(self, grads: list[Tensor]) -> None:
@@ -311,7 +331,7 @@ class Engine:
             bound=bound_in_force(self.weighting, state, len(self.params), like),
             swings=self.yielded.grouping.facts.radii == 2,
             rate=None if piece is None else piece.logical.rate,
-            divisor=self._divisor,
+            divisor=self._step.divisor,
         )
         self.extras.join(grads, moment)
 
@@ -338,12 +358,16 @@ class Engine:
         if self._across:
             assert self.ranks is not None
             stats, mine = self.ranks.gather(stats)
-        again = bool(self._stats)
+        again = bool(self._step.seen)
         if again and self.weighting.carry is None:
             raise RuntimeError(
                 f"{self.weighting.label} looks at all groups of a step at once: one step must be "
                 "one backward pass. Put the joint rule last in the chain, or use larger batches."
             )
+        parts = [None if t is None else t[0] for t in taken]
+        if self.weighting.needs == "rows":
+            self._update(stats, parts, scale)
+            return
         weights, state = self.weighting.weigh(stats, self.state)
         # Asking the values costs a look at them, which on a GPU would be a wait.
         some = None if stats.valid.device.type == "cpu" and bool(stats.valid.all()) else stats.valid
@@ -352,11 +376,21 @@ class Engine:
         if again and self.weighting.carry is not None:
             self._sums.rescale(self.weighting.carry(self.state, state))
         self.state = state
-        self._divisor = divisor if self.mean else 1.0
-        parts = [None if t is None else t[0] for t in taken]
+        self._step.divisor = divisor if self.mean else 1.0
         some = None if some is None else some[mine]
-        self._sums.add(parts, weights[..., mine] * (scale / self._divisor), some)
-        self._stats.append((stats, weights))
+        self._sums.add(parts, weights[..., mine] * (scale / self._step.divisor), some)
+        self._step.seen.append((stats, weights))
+
+    def _update(self, stats: Stats, parts: Sequence[Part | None], scale: Tensor | float) -> None:
+        """Adds what the weighting makes of the groups' gradients to p.grad."""
+        rows = row_source(parts, self.params, stats.valid, scale)
+        update, self.state = self.weighting.weigh(replace(stats, rows=rows), self.state)
+        step, before = self._step, self._step.samples
+        step.seen.append((stats, torch.full_like(stats.norms, math.nan)))
+        if self.mean:
+            step.divisor = max(1.0, step.samples)
+            self._sums.rescale(torch.tensor(before / step.divisor))
+        self._sums.add_update(update / step.divisor)
 
     def _none(self, count: int) -> Tensor:
         """Returns the squared norms [G] of a parameter that no gradient came back for."""
@@ -368,6 +402,8 @@ class Engine:
         A mean loss divided every sample by B; a group divides by its expected size if that is
         public, else by the samples it holds. Folding both in here costs nothing.
         """
+        if self.weighting.needs == "rows":  # means over the samples that are there
+            return (b if self.mean else 1.0) / sizes.to(self._wide)
         if not self.mean:
             return 1.0
         public = self.yielded.divisor
@@ -387,16 +423,17 @@ class Engine:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """Adds noise once; on a piece that is not the last, keeps the sum and steps nothing."""
-        args, kwargs = _run_closure(args, kwargs)
+        args, kwargs = closure_run(args, kwargs)
         self._check_trainable(optimizer)
         piece = self.yielded.piece
-        if not self._passes:
+        if not self._step.passes:
             self._check_idle()
         elif self._partial():
             self._sums.drop()
         else:
             with torch.no_grad():
                 self._release(piece)
+        self.updated = any(param.grad is not None for param in self.params)
         return args, kwargs
 
     def _release(self, piece: Piece | None) -> None:
@@ -408,15 +445,20 @@ class Engine:
         grads = self._settle()
         self._join(grads)
         self.extras.settle()
-        std = self.mechanism.std(self.state, self._divisor)
-        self.mechanism.charge(self.state, None if piece is None else piece.logical.rate)
+        std = self.mechanism.std(self.state, self._step.divisor)
+        rate = None if piece is None else piece.logical.rate
+        self.mechanism.charge(self.state, rate)
         watched = self.witness.std is None  # the first step, also after a resume
         if watched:
             self.witness.begin(std)
         self.mechanism.add_noise(grads, std, self.witness.noise if watched else None)
         self.extras.released(grads)
+        if self.pacer is not None:
+            samples = self._step.samples
+            if not self.pacer.take(grads, self._step.divisor, samples, rate):
+                self._sums.drop()
         state = self.weighting.finish(self.state, self.mechanism.stream)
-        self.last = self._stats
+        self.last = self._step.seen
         self._sums.release()
         self._forget()
         self.state = state
@@ -457,19 +499,9 @@ class Engine:
     def close(self) -> None:
         """Removes every hook from the model and the optimizer."""
         self._step_hook.remove()
-        if self._passes:  # whoever steps now must not step on gradients without noise
+        if self._step.passes:  # whoever steps now must not step on gradients without noise
             self._sums.drop()
         self._buffers.clear()
+        if self.yielded.features is not None:
+            self.yielded.features.close()
         self.hooks.cleanup()
-
-
-def _run_closure(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Runs a step's closure before the noise is added, and hands its loss on."""
-    closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
-    if closure is None:
-        return args, kwargs
-    with torch.enable_grad():
-        loss = closure()
-    if "closure" in kwargs:
-        return args, {**kwargs, "closure": lambda: loss}
-    return (args[0], lambda: loss, *args[2:]), kwargs

@@ -108,7 +108,8 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         declared = 0 if self.batch_first else 1
         return Capture(self._module, without, others, declared, self._unhooked) if without else None
 
-    def _active(self) -> bool:
+    def active(self) -> bool:
+        """Returns True in a forward pass that trains."""
         return bool(self.hooks_enabled and self._module.training and torch.is_grad_enabled())
 
     @contextmanager
@@ -122,7 +123,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
             self.enable_hooks()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._active():
+        if self.active():
             self._put_back()
             self._autocast = autocast_now(next(self._module.parameters()).device)
             batch = self._sink.begin_forward(self._rows_of(args, kwargs))
@@ -171,7 +172,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         aliases = unit.aliases
 
         def before(module: nn.Module, _args: Any, _kwargs: Any) -> None:
-            aliases.enter(self._active() and _is_original(unit, module))
+            aliases.enter(self.active() and _is_original(unit, module))
 
         def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             if not aliases.leave() or output is None:
@@ -191,7 +192,7 @@ class GroupHooks(GradSampleHooks):  # type: ignore[misc]
         calls: list[Batch | None] = []  # those that run; None for one that is not captured
 
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if not (self._active() and _is_original(unit, module)):
+            if not (self.active() and _is_original(unit, module)):
                 aliases.enter(False)
                 calls.append(None)
                 return None

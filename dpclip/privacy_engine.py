@@ -23,13 +23,17 @@ from dpclip.ledger import HALF, NOT_POISSON, Ledger
 from dpclip.loader import PrivateLoader, batches_of, check_loader, sample_rate
 from dpclip.mechanism import Mechanism
 from dpclip.noise import gaussian
+from dpclip.pacer import Pace, Pacer
 from dpclip.plan import plan_table
 from dpclip.promises import check
 from dpclip.ranks import Ranks
 from dpclip.refusals import (
+    check_features,
     check_model,
     check_noise,
     check_numbers,
+    check_pacing,
+    check_rows,
     check_sigma,
     warn_by_position,
 )
@@ -38,7 +42,7 @@ from dpclip.secure import secure as secure_streams
 from dpclip.sensitivity import claim
 from dpclip.speed import Chooser, Memory
 from dpclip.streams import Streams, seeded
-from dpclip.types import ExtraGroups, Grouping, Noise, Weighting, WeightingFacts
+from dpclip.types import ExtraGroups, Grouping, Noise, Pacing, Weighting, WeightingFacts
 from dpclip.weighting import clip
 from dpclip.wrapped import ranks_for, silence, unwrapped
 from dpclip.yielded import Yielded
@@ -112,6 +116,7 @@ class PrivacyEngine:
         max_grad_norm: float | None = None,
         grouping: Grouping = _PER_SAMPLE,
         weighting: Weighting | None = None,
+        pacing: Pacing | None = None,
         noise: Noise = _GAUSSIAN,
         loss_reduction: str = "mean",
         poisson_sampling: bool = True,
@@ -132,6 +137,7 @@ class PrivacyEngine:
             max_grad_norm: C of `clip(C)`; give this or `weighting`.
             grouping: which samples share a gradient.
             weighting: how much each group counts.
+            pacing: when the optimizer steps, e.g. `by_angle()`; None steps on every batch.
             noise: distribution of the noise.
             loss_reduction: "mean" or "sum", over the samples of a batch.
             poisson_sampling: False keeps the loader's own batches; epsilon is then inf.
@@ -161,12 +167,16 @@ class PrivacyEngine:
         check_loader(data_loader, grouping)
         facts = _facts(inner, rule)
         check_noise(noise_multiplier, rule, facts.bound)
+        check_rows(grouping, rule)
         check(rule, _shapes(inner))
         if noise_multiplier > 0 and grouping.facts.radii is None:
             warnings.warn(warn_by_position(grouping), stacklevel=2)
 
         like = next(p for p in inner.parameters() if p.requires_grad)
         ranks = ranks_for(grouping, facts, like)
+        several = ranks is not None
+        check_features(grouping, several=several, limit=max_physical_batch, loop=self._loop)
+        check_pacing(pacing, several=several)
         streams = self._streams(ranks, like.device)
         rate = sample_rate(data_loader) if poisson_sampling else None
         records = len(data_loader.dataset)  # type: ignore[arg-type]
@@ -215,6 +225,14 @@ class PrivacyEngine:
             loop=self._loop,
             ranks=ranks,
         )
+        if pacing is not None:
+            engine.pacer = Pacer(
+                pacing,
+                list(engine.names),
+                streams.loose,
+                mean=engine.mean,
+                records=records,
+            )
         self._engine, self._batches, self._streams_made = engine, batches, streams
         self._rate = rate
         self._phase += 1
@@ -253,6 +271,7 @@ class PrivacyEngine:
         max_grad_norm: float | None = None,
         grouping: Grouping = _PER_SAMPLE,
         weighting: Weighting | None = None,
+        pacing: Pacing | None = None,
         noise: Noise = _GAUSSIAN,
         loss_reduction: str = "mean",
         batch_first: bool = True,
@@ -288,6 +307,7 @@ class PrivacyEngine:
                 claimed.count_shift,
             ),
             weighting=rule,
+            pacing=pacing,
             grouping=grouping,
             noise=noise,
             loss_reduction=loss_reduction,
@@ -329,6 +349,8 @@ class PrivacyEngine:
         planned = f"Poisson sampling at q = {self._rate:.4g}"
         drawn = self._ledger.sampling if self._ledger.history else planned
         draws = "secure randomness" if self._secure else "randomness from a seed, for experiments"
+        if (pacer := self._private.pacer) is not None:
+            joined = f"; {pacer.rule.label} reads what was released only{joined}"
         limit = f"; {self._budget.because}{joined}" if self._budget else joined
         return (
             f"{self._ledger.accounting}, {drawn}, {draws}: {self._private.claim().because}{limit}."
@@ -404,19 +426,58 @@ class PrivacyEngine:
     def weighting(self, rule: Weighting) -> None:
         engine = self._private
         shapes = [p.shape for p in engine.params]
+        check_rows(engine.yielded.grouping, rule)
         check_noise(engine.mechanism.noise_multiplier, rule, rule.facts(rule.init(shapes)).bound)
         check(rule, shapes)
         engine.reweigh(rule)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken."""
+        """Optimizer steps taken; with pacing, increments, each of which is charged as a step."""
         return self._private.steps
+
+    @property
+    def updated(self) -> bool:
+        """Whether the last `optimizer.step()` updated the weights.
+
+        It does not on parts of a batch (max_physical_batch), nor while pacing adds batches up or
+        throws a sum away. A schedule by update steps where this is True.
+        """
+        return self._private.updated
+
+    @property
+    def pace(self) -> Pace:
+        """Batch sizes and angles so far, for a training with pacing.
+
+        Raises:
+            RuntimeError: a training without.
+        """
+        if (pacer := self._private.pacer) is None:
+            raise RuntimeError("Every step is one batch. Give make_private(pacing=by_angle()).")
+        return pacer.pace
+
+    def observe(self, loss: float | Tensor) -> None:
+        """Tells the weighting the loss of a batch; call it before `backward()`.
+
+        Only `scarcity(length=dynamic(...))` reads it; other weightings ignore it.
+
+        Args:
+            loss: one number.
+
+        Raises:
+            ValueError: a tensor of more than one number.
+        """
+        if isinstance(loss, Tensor):
+            if loss.numel() != 1:
+                raise ValueError(f"observe(loss): got {tuple(loss.shape)}, expected one number.")
+            loss = loss.detach()
+        self._private.observe(float(loss))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint needs beside model and optimizer: tensors and plain values."""
         engine = self._private
-        return {
+        paced = {} if engine.pacer is None else {"pacing": engine.pacer.state()}
+        return paced | {
             "accountant": self._ledger.mechanism,
             "secure": self._secure,
             "history": list(self._ledger.history),
@@ -438,7 +499,8 @@ class PrivacyEngine:
         with its epoch.
 
         Raises:
-            ValueError: the state is of another accountant, or of another kind of randomness.
+            ValueError: the state is of another accountant, another kind of randomness, or a run
+                with other pacing.
             RuntimeError: steps were taken already.
         """
         engine = self._private
@@ -452,8 +514,15 @@ class PrivacyEngine:
                 f"The state is of accountant {state['accountant']!r}, this engine uses "
                 f"{self._ledger.mechanism!r}. Build PrivacyEngine(accountant=...) alike."
             )
+        if ("pacing" in state) != (engine.pacer is not None):
+            raise ValueError(
+                f"The state is of a run with{'' if 'pacing' in state else 'out'} pacing, this one "
+                "is another. Call make_private(pacing=...) alike."
+            )
         following = int(state["position"]["batch"])
         engine.go_on(int(state["steps"]), dict(state["weighting"]), following, state["shared"])
+        if engine.pacer is not None:
+            engine.pacer.go_on(state["pacing"])
         self._ledger.history = [(float(s), float(q), int(n)) for s, q, n in state["history"]]
         for reason in state["reasons"]:
             self._ledger.void(reason)

@@ -40,6 +40,8 @@ def check(weighting: Weighting, shapes: Sequence[torch.Size] = _SHAPES, seed: in
       except through a count of rows, under the noise that `count_noise` states;
     - `carry` makes several backward passes equal to one.
 
+    A rule that needs rows must claim no bound; nothing else is tried.
+
     A false claim that shows on rare norms only, or after many steps, is not found.
 
     Args:
@@ -53,6 +55,9 @@ def check(weighting: Weighting, shapes: Sequence[torch.Size] = _SHAPES, seed: in
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         draw = torch.Generator().manual_seed(seed)
         state = weighting.init(shapes)
+        if weighting.needs == "rows":
+            _check_nothing_claimed(weighting, weighting.facts(state))
+            return
         first, other = (_rows(len(shapes), weighting.facts(state), draw) for _ in range(2))
         _check_state(weighting, state, first, other)
         for step, rows in enumerate((first, other)):
@@ -61,6 +66,15 @@ def check(weighting: Weighting, shapes: Sequence[torch.Size] = _SHAPES, seed: in
         # A group of norm zero hides what a rule about the smallest norm does with the others.
         _check_state(weighting, state, _some(last, (last.norms != 0).nonzero()[:, 0]), other)
         _check_count(weighting, state, len(shapes))
+
+
+def _check_nothing_claimed(weighting: Weighting, facts: WeightingFacts) -> None:
+    """Raises ValueError for a rule that makes the update itself and claims something about it."""
+    if facts.bound is not None:
+        raise ValueError(
+            f"{weighting.label} needs rows and claims the bound {facts.bound}: a rule that makes "
+            "the update itself has no weights that a bound could be tried on. State bound=None."
+        )
 
 
 def _check_state(weighting: Weighting, state: State, rows: Stats, other: Stats) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from dpclip.types import Grouping, Weighting
+from dpclip.types import Grouping, Pacing, Weighting
 
 
 def check_model(module: Any, optimizer: Any) -> None:
@@ -131,8 +131,55 @@ def check_noise(noise_multiplier: float, weighting: Weighting, bound: float | No
         )
 
 
+def check_rows(grouping: Grouping, weighting: Weighting) -> None:
+    """Raises ValueError for a rule that makes the update itself, over ranks that are groups."""
+    if grouping.ranks and weighting.needs == "rows":
+        raise ValueError(
+            f"{grouping.label} with {weighting.label}: the rule needs the gradients of all groups, "
+            "and a rank has its own only. Use per_core(n) for n virtual cores in one process."
+        )
+
+
+def check_features(grouping: Grouping, *, several: bool, limit: int | None, loop: bool) -> None:
+    """Raises ValueError where groups are formed of features that are never there all at once.
+
+    Args:
+        grouping: given.
+        several: whether there are several ranks.
+        limit: largest physical batch, or None.
+        loop: whether the model runs for each group.
+    """
+    if grouping.features is None:
+        return
+    whole = f"{grouping.label} forms its groups from the features of a whole batch"
+    if several:
+        raise ValueError(f"{whole}, and a rank sees a share of it. Train in one process.")
+    if limit is not None:
+        raise ValueError(
+            f"{whole}, and max_physical_batch={limit} cuts it. Leave max_physical_batch out, or "
+            "use smaller logical batches."
+        )
+    if loop:
+        raise ValueError(
+            f"{whole}, and loop=True runs the model for each group by itself. Leave loop out."
+        )
+
+
+def check_pacing(pacing: Pacing | None, *, several: bool) -> None:
+    """Raises ValueError for paced updates over several ranks."""
+    if pacing is not None and several:
+        raise ValueError(
+            f"{pacing.label} over several ranks is not supported yet. Train in one process."
+        )
+
+
 def warn_by_position(grouping: Grouping) -> str:
-    """Returns the one line that is printed for noise on groups by position."""
+    """Returns the one line that is printed for noise on groups that support no epsilon."""
+    if grouping.features is not None:
+        return (
+            f"{grouping.label} with noise supports no epsilon: {grouping.facts.because}. Use "
+            "per_sample() or another grouping that does not look at the data."
+        )
     way = 'slots="fixed"' if grouping.kind == "core" else 'slots="random"'
     return (
         f"{grouping.label} with noise supports no epsilon: {grouping.facts.because}. "

@@ -42,6 +42,13 @@ class Sums:
                 total = total.view_as(param).to(param.dtype)
             param.grad = total if param.grad is None else param.grad + total
 
+    def add_update(self, update: Tensor) -> None:
+        """Adds an update [P], the parameters one after the other."""
+        parts = update.split([param.numel() for param in self._params])
+        for param, part in zip(self._params, parts, strict=True):
+            total = part.view_as(param).to(param.dtype)
+            param.grad = total.clone() if param.grad is None else param.grad + total
+
     def rescale(self, factor: Tensor) -> None:
         """Multiplies what was added in this step by one factor or by one for each layer [L]."""
         for layer, param in enumerate(self._params):

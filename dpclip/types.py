@@ -1,11 +1,12 @@
 """The values that methods are made of.
 
 A method is a rule that turns group statistics into group weights. It is put together from four
-values: a `Grouping`, a `Weighting`, a `Noise` and (by a later piece) a pacing. Index letters used
-in every file of this package:
+values: a `Grouping`, a `Weighting`, a `Noise` and a `Pacing`. Index letters used in every file of
+this package:
 
     B  samples in one backward pass        G  groups they fall into
     L  trainable parameter tensors         N  records in the data set
+    P  trainable numbers in all
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 State = dict[str, Tensor]
 """What a weighting remembers between calls: named tensors, so that a checkpoint needs no pickle."""
@@ -31,6 +32,9 @@ class Stats:
         sizes: [G] samples in the group.
         valid: [G] False for empty groups and for groups with a NaN or infinite gradient.
         divisor: D, what the sum of weighted groups is divided by.
+        rows: for a weighting that needs them, layer -> [G, numel] the mean gradient of each group
+            over the samples it holds, exactly 0 for groups that are not valid; a fresh copy, so
+            that only one layer's is there at a time.
     """
 
     norms: Tensor
@@ -38,6 +42,7 @@ class Stats:
     sizes: Tensor
     valid: Tensor
     divisor: float
+    rows: Callable[[int], Tensor] | None = None
 
 
 class WeightingFacts(NamedTuple):
@@ -103,6 +108,11 @@ class Weighting:
             needed for privacy.
         carry: (state before, state after) -> factor for what earlier backward passes of the same
             step have added up, or None if a step must be one backward pass.
+        needs: "norms", or "rows" for a rule that makes the update itself: its `weigh` gets
+            `stats.rows` and returns ([P], state), the sum over groups of m_g times what becomes of
+            each mean gradient, layer after layer. The engine divides it by the samples of the
+            step (for a mean loss). Nothing can be claimed for such a rule, so its bound is None.
+        observe: (state, loss) -> state, for a rule that reads losses; None for one that does not.
     """
 
     label: str
@@ -111,6 +121,8 @@ class Weighting:
     facts: Callable[[State], WeightingFacts]
     finish: Callable[[State, Stream | None], State] = _same
     carry: Callable[[State, State], Tensor] | None = None
+    needs: Literal["norms", "rows"] = "norms"
+    observe: Callable[[State, float], State] | None = None
 
 
 class Members(NamedTuple):
@@ -121,12 +133,15 @@ class Members(NamedTuple):
         ids: [B] data set indices, or None for a batch that did not come from the loader.
         slots: how many slots there are to choose from (0 where the grouping has none).
         stream: source of random slots.
+        features: [B, any] what the model has computed of them, for a grouping that names it; None
+            before the forward.
     """
 
     rows: int
     ids: Tensor | None
     slots: int
     stream: Stream | None
+    features: Tensor | None = None
 
 
 class Divisor(NamedTuple):
@@ -172,6 +187,8 @@ class Grouping:
         key: data set index -> hashable, for groups that are known beforehand.
         minimum: smallest batch that makes sense.
         ranks: True if the groups are the ranks of torch.distributed.
+        features: module of the model (or its name) whose output decides on the groups; they are
+            then assigned once more, after the forward of the whole batch.
     """
 
     label: str
@@ -183,6 +200,7 @@ class Grouping:
     key: Callable[[int], Hashable] | None = None
     minimum: int = 1
     ranks: bool = False
+    features: str | nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +214,27 @@ class Noise:
 
     label: str
     sample: Callable[[Tensor, float, Stream], Tensor]
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """A rule for when the optimizer steps on what several batches have added up.
+
+    Attributes:
+        label: the constructor call, for people.
+        decide: angles in degrees between the sum before and after each batch but the first, since
+            the last decision and in order -> whether the sum is complete.
+        discards: the last of those angles -> whether a complete sum is thrown away.
+        cap: samples at which the sum is complete whatever the angles are, or None.
+        monitor: prefix of the names of the parameters whose angle is taken; None draws a layer
+            each time.
+    """
+
+    label: str
+    decide: Callable[[Sequence[float]], bool]
+    discards: Callable[[float], bool]
+    cap: float | None = None
+    monitor: str | None = None
 
 
 class Moment(NamedTuple):

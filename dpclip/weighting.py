@@ -171,7 +171,15 @@ def per_layer(rule: Weighting) -> Weighting:
 
     A layer is one parameter tensor, as in Opacus' per-layer mode. If every layer is bounded by
     C_l, a row is bounded by the square root of the sum of C_l^2.
+
+    Raises:
+        ValueError: a rule that makes the update itself.
     """
+    if rule.needs == "rows":
+        raise ValueError(
+            f"per_layer({rule.label}): this rule makes the update itself and has no weights for "
+            "layers. Use it alone; scarcity() looks at every number by itself already."
+        )
     layers = "layers"
 
     def split(state: State, layer: int) -> State:
@@ -225,8 +233,17 @@ def chain(first: Weighting, second: Weighting) -> Weighting:
     """Returns a(n) * b(a(n) n): `second` sees the groups as `first` left them.
 
     A row is bounded by `second`'s bound if both weights are local. If `first` is
-    clip_to_min, a step must be one backward pass.
+    clip_to_min, a step must be one backward pass. A rule that makes the update itself, such as
+    scarcity, can only be the second: chain(clip(C), scarcity()).
+
+    Raises:
+        ValueError: `first` makes the update itself.
     """
+    if first.needs == "rows":
+        raise ValueError(
+            f"chain({first.label}, {second.label}): the first rule makes the update itself, which "
+            "leaves no groups to weigh. Put it last."
+        )
 
     def part(state: State, name: str) -> State:
         prefix = f"{name}."
@@ -241,9 +258,17 @@ def chain(first: Weighting, second: Weighting) -> Weighting:
         layers = a.expand_as(stats.layer_norms) * stats.layer_norms
         norms = a * stats.norms if a.dim() == 1 else torch.linalg.vector_norm(layers, dim=0)
         b, after_b = second.weigh(
-            Stats(norms, layers, stats.sizes, stats.valid, stats.divisor), part(state, "second")
+            Stats(norms, layers, stats.sizes, stats.valid, stats.divisor, weighed(stats, a)),
+            part(state, "second"),
         )
-        return a * b, join(after_a, after_b)
+        return (b if second.needs == "rows" else a * b), join(after_a, after_b)
+
+    def weighed(stats: Stats, weights: Tensor) -> Callable[[int], Tensor] | None:
+        rows, each = stats.rows, weights.expand_as(stats.layer_norms)
+        if rows is None:
+            return None
+        left = each.masked_fill(~stats.valid, 0.0)  # the weight of a NaN may be one
+        return lambda layer: rows(layer).mul_(left[layer][:, None])
 
     def facts(state: State) -> WeightingFacts:
         a, b = first.facts(part(state, "first")), second.facts(part(state, "second"))
@@ -252,6 +277,13 @@ def chain(first: Weighting, second: Weighting) -> Weighting:
         if not a.local or a.count_noise is not None:
             return WeightingFacts(b.bound, False, "the bound follows the other groups' norms")
         return b
+
+    def observe(state: State, loss: float) -> State:
+        a, b = part(state, "first"), part(state, "second")
+        told = (
+            s if r.observe is None else r.observe(s, loss) for r, s in ((first, a), (second, b))
+        )
+        return join(*told)
 
     def carry(before: State, after: State) -> Tensor:
         assert second.carry is not None
@@ -267,6 +299,8 @@ def chain(first: Weighting, second: Weighting) -> Weighting:
             second.finish(part(state, "second"), stream),
         ),
         carry=carry if first.carry is _one and second.carry is not None else None,
+        needs=second.needs,
+        observe=None if first.observe is None and second.observe is None else observe,
     )
 
 

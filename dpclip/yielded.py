@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dpclip.features import Features
 from dpclip.groups import groups_of
 from dpclip.passes import Assigned, Forward
 from dpclip.pieces import Piece
@@ -23,6 +24,7 @@ class Yielded:
     Attributes:
         piece: the batch, None before the first.
         done: rows of it that went through a backward.
+        features: of the model, where the grouping needs them.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Yielded:
         self._stream, self._like = stream, like
         self.piece: Piece | None = None
         self.done = 0
+        self.features: Features | None = None
 
     @property
     def device(self) -> torch.device:
@@ -66,6 +69,8 @@ class Yielded:
             RuntimeError: records that are not known, for a grouping that needs to know them.
         """
         piece, rows = batch.piece, batch.rows
+        if self.features is not None:
+            return self._by_features(self.features, piece, rows)
         if piece is not None and self._is_next(batch):
             part = slice(self.done, self.done + rows)
             groups = groups_of(piece.slots[part], piece.real[part], self.device)
@@ -81,6 +86,30 @@ class Yielded:
         slots = self.grouping.assign(Members(rows, None, 0, self._stream))
         groups = groups_of(slots, None, self.device)
         return Assigned(groups, float(groups.count))
+
+    def _by_features(self, features: Features, piece: Piece | None, rows: int) -> Assigned:
+        """Returns groups that are formed of what the model has computed of the whole batch.
+
+        Raises:
+            RuntimeError: a part of the batch alone.
+        """
+        if piece is not None and rows < len(piece.slots):
+            raise RuntimeError(
+                f"{self.grouping.label} forms its groups from a whole batch, and {rows} of the "
+                f"{len(piece.slots)} samples that the loader yielded went through the model. Pass "
+                "the whole batch."
+            )
+        real = torch.ones(rows, dtype=torch.bool) if piece is None else piece.real
+
+        def assign(found: Tensor) -> Tensor:
+            slots = torch.full((rows,), -1)
+            kept = found if bool(real.all()) else found[real.to(found.device)]
+            members = Members(len(kept), None, 0, self._stream, kept)
+            slots[real] = self.grouping.assign(members).cpu()
+            return slots
+
+        groups = groups_of(features.grouped(rows, assign), real, self.device)
+        return Assigned(groups, float(max(1, groups.count)))
 
     def count(self, piece: Piece) -> float:
         """Returns D: the expected number of groups where that is public, else the actual one."""

@@ -106,7 +106,7 @@ class Checkpoints:
             TypeError: a value that is not plain; the message names the path to it.
             RuntimeError: in the middle of a step, or in the folder of a run that was not resumed.
         """
-        if self._engine._private._passes:
+        if self._engine._private.midway:
             raise RuntimeError(
                 "A checkpoint was asked for between backward() and the end of the step. Save after "
                 "optimizer.step(); with max_physical_batch, use every(n), which waits for the end "

@@ -22,6 +22,7 @@ def settings_of(engine: PrivacyEngine) -> dict[str, Any]:
         "noise": inner.mechanism._noise.label,
         "grouping": inner.yielded.grouping.label,
         "weighting": inner.weighting.label,
+        "pacing": None if inner.pacer is None else inner.pacer.rule.label,
         "loss_reduction": "mean" if inner.mean else "sum",
         "sampling rate": batches.rate if isinstance(batches, PoissonBatches) else None,
         "records": len(batches._units) if isinstance(batches, PoissonBatches) else None,

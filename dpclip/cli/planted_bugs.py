@@ -22,7 +22,7 @@ from dpclip.grouping import by_key, per_sample
 from dpclip.loader import sample_rate
 from dpclip.noise import gaussian
 from dpclip.privacy_engine import PrivacyEngine
-from dpclip.types import Grouping, Noise, Stream, Weighting
+from dpclip.types import Grouping, Noise, Pacing, Stream, Weighting
 from dpclip.weighting import uniform
 
 _BESIDE = 1000  # coordinates on which noise is looked at
@@ -144,6 +144,7 @@ class Planted(PrivacyEngine):
         max_grad_norm: float | None = None,
         grouping: Grouping = _PER_SAMPLE,
         weighting: Weighting | None = None,
+        pacing: Pacing | None = None,
         noise: Noise = _GAUSSIAN,
         loss_reduction: str = "mean",
         poisson_sampling: bool = True,
@@ -175,6 +176,7 @@ class Planted(PrivacyEngine):
             max_grad_norm=max_grad_norm,
             grouping=self._bug.grouping(grouping),
             weighting=weighting,
+            pacing=pacing,
             noise=self._bug.noise(noise, batch, len(held)),
             loss_reduction=loss_reduction,
             poisson_sampling=poisson_sampling,

@@ -89,6 +89,10 @@ def examine(
             "No step was taken yet: take one step first. If you have trained, then not with what "
             "make_private returned: an optimizer built afterwards, or a copy of the model."
         )
+    if engine.pacer is not None and not engine.pacer.pace.updates:
+        raise RuntimeError(
+            f"{engine.pacer.rule.label} has not updated the weights yet. Train until it has."
+        )
     if records < 2:
         raise ValueError(f"records={records}: expected at least 2, to compare one with others.")
     found, rows = [*in_place(engine), *first_step(engine.witness)], None

@@ -6,6 +6,7 @@ n positions within a sample (time steps, pixels), i and o features in and out.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -86,6 +87,33 @@ def weighted(rows: Tensor, groups: Groups, factors: Tensor, valid: Tensor | None
     each = spread(factors, groups)
     scaled = rows * (each[:, None, None] if rows.dim() == 3 else each.view(-1, *_ones(rows)))
     return silenced(scaled, groups, valid)
+
+
+def row_source(
+    parts: Sequence[Part | None],
+    shapes: Sequence[Tensor],
+    valid: Tensor,
+    scale: Tensor | float,
+) -> Callable[[int], Tensor]:
+    """Returns layer -> [G, numel] its rows times `scale`, in new memory; see `Stats.rows`.
+
+    Args:
+        parts: L parts, None for a parameter that nothing came back for.
+        shapes: L parameters.
+        valid: [G] bool; the rows of other groups are exactly 0.
+        scale: [G], or one number.
+    """
+
+    def rows(layer: int) -> Tensor:
+        part, param = parts[layer], shapes[layer]
+        if part is None:
+            dtype = accumulated(param.dtype)
+            return torch.zeros(len(valid), param.numel(), dtype=dtype, device=param.device)
+        formed = part.rows(None).reshape(len(valid), param.numel())
+        each = scale[:, None].to(formed) if isinstance(scale, Tensor) else scale
+        return (formed * each).masked_fill_(~valid[:, None], 0.0)
+
+    return rows
 
 
 def silenced(rows: Tensor, groups: Groups, valid: Tensor | None) -> Tensor:

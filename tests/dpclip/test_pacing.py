@@ -1,0 +1,539 @@
+"""Batches paced by the angle of their gradient: the rule, the sum, and what it spends."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dpclip import (
+    Checkpoints,
+    PrivacyEngine,
+    by_angle,
+    clip,
+    micro_batches,
+    per_core,
+    per_sample,
+    scarcity,
+    step_budget,
+    uniform,
+)
+from dpclip.pacer import Paced, Pacer, angle, layers_of
+from dpclip.refusals import check_pacing
+from dpclip.streams import Seeded
+
+TABLE = [51.52, 30.37, 27.42, 22.61, 20.87, 19.80, 19.59, 18.92, 19.23]
+
+
+def _pacer(rule=None, count=2, seed=0, mean=True) -> Pacer:
+    names = [f"layer{i}.weight" for i in range(count)]
+    stream = Seeded(np.random.SeedSequence(seed))
+    return Pacer(rule or by_angle(), names, stream, mean=mean, records=100)
+
+
+# ---- the rule by itself ------------------------------------------------------------------------
+
+
+def test_table_1_of_the_paper_triggers_no_step():
+    rule = by_angle()
+    assert not any(rule.decide(TABLE[:k]) for k in range(len(TABLE) + 1))
+    assert rule.decide([*TABLE, 1.1 * 18.92 + 1e-9])  # a fluctuation
+    assert not rule.decide([*TABLE, 1.1 * 18.92 - 1e-6])
+    assert rule.decide([*TABLE, 19.0, 18.95])  # the third that is no new minimum
+    assert not rule.decide([*TABLE, 19.0, 18.91])
+
+
+def test_decisions():
+    assert not by_angle().decide([])
+    assert not by_angle(alpha=1.0).decide([40.0, 30.0])
+    assert by_angle(alpha=1.0).decide([40.0, 40.0])
+    assert by_angle(patience=1).decide([40.0, 40.1])
+    assert not by_angle(patience=2).decide([40.0, 40.1, 39.0])
+    assert by_angle(patience=2).decide([40.0, 40.1, 39.0, 39.1])  # the count is cumulative
+    assert by_angle(alpha=1.5).discards(60.1) and not by_angle(alpha=1.5).discards(59.9)
+
+
+def test_null_angles_never_trigger():
+    """Orthogonal increments of one length turn the sum by atan(1 / sqrt(k - 1))."""
+    pacer = _pacer(by_angle(monitor=""), count=1)
+    for row in torch.eye(12):
+        assert not pacer.take([row], 1.0, 1.0, None)
+    wanted = [math.degrees(math.atan(1 / math.sqrt(k - 1))) for k in range(2, 13)]
+    assert pacer.pace.angles == pytest.approx(wanted, abs=1e-9)
+    assert wanted[:4] == pytest.approx([45, 35.3, 30, 26.6], abs=0.04)
+
+
+def test_mean_size_grows_with_alpha():
+    draw = np.random.default_rng(0)
+    walks = draw.uniform(5, 50, (200, 60))
+    rules = [by_angle(alpha=a, patience=p) for p in (3, 99) for a in (1.0, 1.1, 1.3, 2.0, 5.0)]
+    sizes = [
+        [next((k for k in range(1, 61) if rule.decide(walk[:k])), 61) for walk in walks]
+        for rule in rules
+    ]
+    for some in (sizes[:5], sizes[5:]):
+        for smaller, larger in itertools.pairwise(some):
+            assert all(a <= b for a, b in zip(smaller, larger, strict=True))
+        assert np.mean(some[0]) < np.mean(some[-1])
+
+
+def test_what_is_refused(kit):
+    for wrong in ({"alpha": 0.9}, {"alpha": math.nan}, {"patience": 0}, {"cap": 0}):
+        with pytest.raises(ValueError, match="expected"):
+            by_angle(**wrong)
+    for angles in ([math.nan], [181.0], [-1.0]):
+        with pytest.raises(ValueError, match="a_2 = "):
+            by_angle().decide(angles)
+    how = {"weighting": uniform(), "pacing": by_angle(monitor="heads")}
+    with pytest.raises(ValueError, match="no trainable parameter has a name that begins so"):
+        kit.private(kit.Mlp(), kit.vectors(), **how)
+    with pytest.raises(RuntimeError, match="Every step is one batch"):
+        kit.private(kit.Mlp(), kit.vectors()).engine.pace  # noqa: B018
+
+
+# ---- the sum -----------------------------------------------------------------------------------
+
+
+def test_angles_are_of_the_watched_layer():
+    pacer = _pacer(by_angle(alpha=5.0, monitor="layer1"))
+    pacer.take([torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])], 1.0, 1.0, None)
+    pacer.take([torch.tensor([-9.0, 5.0]), torch.tensor([0.0, 1.0, 0.0])], 1.0, 1.0, None)
+    assert pacer.pace.angles == pytest.approx([45.0])
+    names = ["embed.weight", "body.0.weight", "body.0.bias", "body.1.weight", "scale"]
+    assert layers_of(names, None) == {"embed": [0], "body.0": [1, 2], "body.1": [3], "scale": [4]}
+    assert layers_of(names, "body") == {"body": [1, 2, 3]}
+    assert layers_of(names, "") == {"": [0, 1, 2, 3, 4]}
+    assert angle(torch.tensor([0.0]), torch.tensor([1.0])) == 90.0
+    with pytest.raises(ValueError, match="is not finite"):
+        angle(torch.tensor([math.nan]), torch.tensor([1.0]))
+
+
+def test_layers_are_drawn_by_their_rewards():
+    """p = softmax of the mean of the last 50 rewards; the first is 1. A twin draws alike."""
+    rule = by_angle(alpha=1e9, patience=1)
+    pacer = _pacer(rule, count=3, seed=7)
+    twin, rewards = Seeded(np.random.SeedSequence(7)), {f"layer{i}": [1.0] for i in range(3)}
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        mean = np.array([np.mean(rewards[name][-50:]) for name in rewards])
+        p = np.exp(mean) / np.exp(mean).sum()
+        wanted = list(rewards)[int((p.cumsum() < float(twin.uniform(1))).sum())]
+        while True:
+            # Layer 0 turns evenly, layer 2 wildly: their rewards differ.
+            wild = [torch.randn(2, generator=draw) * s for s in (0.01, 0.5, 2.0)]
+            before = len(pacer.pace.complete)
+            pacer.take([torch.tensor([0.5, 0.0]) + w for w in wild], 1.0, 1.0, None)
+            if len(pacer.pace.complete) > before:
+                break
+        last = pacer.pace.complete[-1]
+        assert last.layer == wanted
+        a = last.angles
+        rewards[wanted].append((max(a) - min(a)) / max(a))
+    assert len({len(r) for r in rewards.values()}) > 1
+    assert max(map(len, rewards.values())) > 51  # so that some were forgotten
+    kept = pacer.state()["rewards"]
+    assert all(kept[name] == pytest.approx(rewards[name][-50:]) for name in rewards)
+
+
+def test_a_layer_without_a_gradient_is_not_watched():
+    for seed in range(20):
+        pacer = _pacer(seed=seed)
+        pacer.take([torch.zeros(2), torch.ones(3)], 1.0, 1.0, None)
+        assert pacer.state()["layer"] == "layer1"
+    pacer = _pacer(by_angle(cap=2))
+    assert not pacer.take([torch.zeros(2), torch.zeros(3)], 1.0, 1.0, None)
+    assert pacer.take([torch.zeros(2), torch.zeros(3)], 1.0, 1.0, None)
+    assert pacer.pace.complete == (Paced(2.0, (), None, False),)
+
+
+def test_the_mean_is_over_samples_and_the_sum_a_sum():
+    for mean, wanted in ((True, [1.75, 0.0]), (False, [3.0, 0.0])):
+        pacer = _pacer(by_angle(cap=8, monitor=""), count=1, mean=mean)
+        d = (2.0, 6.0) if mean else (1.0, 1.0)
+        assert not pacer.take([torch.tensor([1.0, 0.0])], d[0], 2.0, None)
+        last = torch.tensor([2.0, 0.0])
+        assert pacer.take([last], d[1], 6.0, None)
+        assert last.tolist() == wanted
+        assert pacer.pace.sizes == [8.0] and pacer.pace.samples == 8.0
+
+
+def _slow(model, optimizer, batches, rows, alpha, patience, cap):
+    """The accumulation loop of the paper, with lists; angles over the whole model."""
+    params, sizes, all_angles = list(model.parameters()), [], []
+    total, samples, angles, low, worse = None, 0, [], math.inf, 0
+    for x, y in batches:
+        g = rows(model, x, y) * len(x)
+        if total is None:
+            total, samples = g, len(x)
+        else:
+            new, samples = total + g, samples + len(x)
+            a = math.degrees(math.acos(float(total @ new / (total.norm() * new.norm()))))
+            total = new
+            angles.append(a)
+        stop = cap is not None and samples >= cap
+        if angles:
+            stop = stop or angles[-1] >= alpha * low
+            if angles[-1] >= low:
+                worse += 1
+            stop = stop or worse >= patience
+            low = min(low, angles[-1])
+        if not stop:
+            continue
+        discard = bool(angles) and angles[-1] > 90 / alpha
+        if not discard:
+            parts = (total / samples).split([p.numel() for p in params])
+            for p, part in zip(params, parts, strict=True):
+                p.grad = part.view_as(p).clone()
+            optimizer.step()
+        sizes.append((samples, discard))
+        all_angles.append(angles)
+        total, samples, angles, low, worse = None, 0, [], math.inf, 0
+    return sizes, all_angles
+
+
+@pytest.mark.parametrize("physical", [None, 3])
+@pytest.mark.parametrize("alpha", [1.1, 1.6])
+@pytest.mark.parametrize("adam", [False, True], ids=["momentum", "adam"])
+@pytest.mark.parametrize("rule", [uniform(), clip(0.2)], ids=["uniform", "clip"])
+def test_equals_the_loop(kit, rule, adam, alpha, physical):
+    """Ragged batches of 7, 7, 7, 3; weights, sizes, angles and what is thrown away."""
+
+    def make(params):
+        if adam:
+            return torch.optim.Adam(params, lr=0.1)
+        return torch.optim.SGD(params, lr=0.3, momentum=0.9, weight_decay=0.01)
+
+    model, data = kit.Mlp(), kit.vectors(24)
+    twin = copy.deepcopy(model)
+    optimizer = make(model.parameters())
+    engine = PrivacyEngine(seed=0, measure=False)
+    _, _, loader = engine.make_private(
+        module=model,
+        optimizer=optimizer,
+        data_loader=DataLoader(data, batch_size=7),
+        noise_multiplier=0.0,
+        weighting=rule,
+        pacing=by_angle(alpha, patience=2, cap=60, monitor=""),
+        poisson_sampling=False,
+        max_physical_batch=physical,
+    )
+    updated = []
+    for _ in range(20):
+        for x, y in loader:
+            before = [p.detach().clone() for p in model.parameters()]
+            optimizer.zero_grad()
+            kit.mean_loss(model(x), y).backward()
+            optimizer.step()
+            after = list(model.parameters())
+            moved = not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+            assert moved == engine.updated
+            updated.append(moved)
+    groups = kit.Twin(twin, rule)
+
+    def rows(_model, x, y):
+        each = [
+            torch.cat([g.flatten() for g in groups.group(x[[i]], y[[i]], None)])
+            for i in range(len(x))
+        ]
+        bound = 0.2 if rule.label == "clip(0.2)" else math.inf
+        return sum(u * min(1.0, bound / float(u.norm())) for u in each) / len(x)
+
+    again = itertools.chain.from_iterable([DataLoader(data, batch_size=7)] * 20)
+    sizes, angles = _slow(twin, make(twin.parameters()), again, rows, alpha, 2, 60)
+    pace = engine.pace
+    assert [(p.samples, p.discarded) for p in pace.complete] == sizes
+    for p, wanted in zip(pace.complete, angles, strict=True):
+        assert list(p.angles) == pytest.approx(wanted, abs=1e-6)
+    kit.close(
+        [p.detach() for p in model.parameters()], [p.detach() for p in twin.parameters()], 1e-8
+    )
+    assert sum(updated) == pace.updates == sum(not gone for _, gone in sizes) > 3
+    assert len({size for size, _ in sizes}) > 1
+    if alpha == 1.6 and rule.label == "uniform()":
+        assert any(gone for _, gone in sizes)
+
+
+def test_a_sum_that_is_thrown_away_changes_nothing(kit):
+    """Two opposite batches turn the sum by 180 degrees: weights and moments stay as they are."""
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    x = torch.tensor([[1.0, 0.0], [-3.0, 0.0]])
+    engine = PrivacyEngine(seed=0)
+    _, _, loader = engine.make_private(
+        module=model,
+        optimizer=optimizer,
+        data_loader=DataLoader(torch.utils.data.TensorDataset(x), batch_size=1),
+        noise_multiplier=0.0,
+        weighting=uniform(),
+        pacing=by_angle(cap=2),
+        poisson_sampling=False,
+    )
+    seen = []
+    for _ in range(2):
+        before = model.weight.detach().clone(), copy.deepcopy(optimizer.state_dict())
+        for (row,) in loader:
+            model(row).sum().backward()
+            optimizer.step()
+            seen.append(engine.updated)
+        assert torch.equal(model.weight, before[0])
+        assert optimizer.state_dict()["state"] == before[1]["state"] == {}
+    assert seen == [False] * 4
+    assert engine.pace.complete == (Paced(2.0, (180.0,), "weight", True),) * 2
+    assert engine.pace.updates == 0 and engine.pace.samples == 4
+    with pytest.raises(RuntimeError, match="has not updated the weights yet"):
+        engine.doctor()
+
+
+@pytest.mark.parametrize(
+    "grouping", [per_sample(), micro_batches(3), per_core(2)], ids=lambda g: g.label
+)
+def test_every_weighting_joins_in(kit, grouping):
+    """With no angle to decide on, two batches of 4 are one of 8, also for the Grad Queue."""
+    trained = kit.private(
+        kit.Mlp(),
+        kit.vectors(),
+        weighting=scarcity(length=1),
+        grouping=grouping,
+        pacing=by_angle(cap=8),
+        poisson_sampling=False,
+        batch_size=4,
+        lr=0.1,
+    )
+    for number, (x, y) in enumerate(trained.loader):
+        kit.mean_loss(trained.model(x), y).backward()
+        trained.optimizer.step()
+        assert trained.engine.updated == (number % 2 == 1)
+        assert "queue.0" in trained.inner.state
+
+
+def test_batches_of_another_loader(kit):
+    """Their samples are counted, also where the loader that was made private draws by chance."""
+    trained = kit.private(kit.Mlp(), kit.vectors(), weighting=uniform(), pacing=by_angle(cap=9))
+    for rows in (4, 5, 4, 5):
+        x, y = torch.randn(rows, 6), torch.zeros(rows, dtype=torch.int64)
+        kit.mean_loss(trained.model(x), y).backward()
+        trained.optimizer.step()
+    assert trained.engine.pace.sizes == [9.0, 9.0]
+
+
+def test_updated_without_pacing(kit):
+    """A part of a batch is no update."""
+    trained = kit.private(
+        kit.Mlp(),
+        kit.vectors(24),
+        weighting=uniform(),
+        max_physical_batch=3,
+        poisson_sampling=False,
+    )
+    found = []
+    assert not trained.engine.updated
+    for x, y in trained.loader:
+        kit.mean_loss(trained.model(x), y).backward()
+        trained.optimizer.step()
+        found.append(trained.engine.updated)
+    assert found == [False, False, True] * 3
+
+
+class _Witness:
+    """Groups of an audit that add one, and keep what they see released."""
+
+    label = "a witness"
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.seen: list[float] = []
+
+    def fit(self, shapes):
+        pass
+
+    def join(self, grads, moment):
+        self.steps.append(moment.step)
+        for grad in grads:
+            grad += 1 / moment.divisor
+
+    def shrunk(self, factor):
+        raise AssertionError
+
+    def released(self, grads):
+        self.seen.append(float(grads[0].mean()))
+
+
+def test_groups_of_an_audit_join_every_increment(kit):
+    """And see each released, not the mean that becomes an update."""
+    trained = kit.private(
+        nn.Linear(6, 5), kit.vectors(), weighting=clip(1e-9), lr=1.0, pacing=by_angle(cap=16)
+    )
+    before = trained.model.weight.detach().clone()
+    witness = _Witness()
+    trained.engine.plant(witness)
+    for x, y in itertools.islice(trained.loader, 4):
+        kit.mean_loss(trained.model(x), y).backward()
+        trained.optimizer.step()
+    assert witness.steps == [0, 1, 2, 3]
+    assert witness.seen == pytest.approx([1 / 8] * 4, abs=1e-6)
+    kit.close([trained.model.weight.detach()], [before - 2 / 8], 1e-6)
+
+
+def test_over_ranks(kit):
+    with pytest.raises(ValueError, match="over several ranks is not supported"):
+        check_pacing(by_angle(), several=True)
+    check_pacing(by_angle(), several=False)
+    check_pacing(None, several=True)
+
+
+# ---- noise and its price -----------------------------------------------------------------------
+
+
+def test_noise_of_the_mean(kit):
+    """The mean of k increments has noise of std sigma C / (D sqrt(k)), D = q N."""
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(20_000))
+
+        def forward(self, x):
+            return x * self.weight.sum() * 0
+
+    model = Flat()
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    engine = PrivacyEngine(seed=1)
+    _, _, loader = engine.make_private(
+        module=model,
+        optimizer=optimizer,
+        data_loader=DataLoader(torch.utils.data.TensorDataset(torch.ones(40, 1)), batch_size=10),
+        noise_multiplier=2.0,
+        max_grad_norm=0.5,
+        pacing=by_angle(cap=40),
+    )
+    for (x,) in loader:
+        model(x).sum().backward()
+        optimizer.step()
+    assert engine.pace.sizes == [40.0] and engine.steps == 4
+    std = 2.0 * 0.5 / 10 / math.sqrt(4)
+    assert float((model.weight - before).std().detach()) == pytest.approx(std, rel=0.03)
+
+
+def test_epsilon_is_that_of_the_increments(kit):
+    """Those of sums that are thrown away, too, and of the one that is under way."""
+    how = {"noise_multiplier": 1.0, "max_grad_norm": 0.5}
+    rule = by_angle(alpha=10.0, patience=1)  # throws away what turns by more than 9 degrees
+    paced = kit.private(kit.Mlp(), kit.vectors(), pacing=rule, **how)
+    plain = kit.private(kit.Mlp(), kit.vectors(), **how)
+    for each in (paced, plain):
+        for _ in range(5):
+            for x, y in each.loader:
+                kit.mean_loss(each.model(x), y).backward()
+                each.optimizer.step()
+    pace = paced.engine.pace
+    assert any(p.discarded for p in pace.complete) and pace.updates < 25 == paced.engine.steps
+    assert pace.samples == pytest.approx(25 * 8)  # expected ones: the actual are not public
+    assert paced.engine.get_epsilon(1e-5) == plain.engine.get_epsilon(1e-5) < math.inf
+    assert "by_angle(10, patience=1) reads what was released only" in paced.engine.guarantee
+
+
+def test_a_budget_stops_the_increments(kit):
+    limit = step_budget(8.0, 1e-5, noise_multiplier=1.0, sample_rate=0.2)
+    model, data = kit.Mlp(), kit.vectors()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    counts = []
+    for pacing in (None, by_angle()):
+        engine = PrivacyEngine(seed=1, budget=limit)
+        _, _, loader = engine.make_private(
+            module=model,
+            optimizer=optimizer,
+            data_loader=DataLoader(data, batch_size=8),
+            noise_multiplier=1.0,
+            max_grad_norm=0.5,
+            pacing=pacing,
+        )
+        for _ in range(10):
+            for x, y in loader:
+                kit.mean_loss(model(x), y).backward()
+                optimizer.step()
+        counts.append(engine.steps)
+        engine.close()
+    assert counts[0] == counts[1] > 0
+
+
+class _Run:
+    """A paced training with noise, and checkpoints."""
+
+    def __init__(self, kit, folder) -> None:
+        torch.manual_seed(5)
+        self.kit, self.model, data = kit, kit.Mlp(), kit.vectors()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.05)
+        self.engine = PrivacyEngine(seed=3, measure=False)
+        _, _, self.loader = self.engine.make_private(
+            module=self.model,
+            optimizer=self.optimizer,
+            data_loader=DataLoader(data, batch_size=8),
+            noise_multiplier=0.3,
+            max_grad_norm=1.0,
+            pacing=by_angle(patience=2),
+        )
+        self.checkpoints = Checkpoints(
+            folder, engine=self.engine, module=self.model, optimizer=self.optimizer
+        )
+
+    def train(self, steps: int) -> list[torch.Tensor]:
+        every = itertools.chain.from_iterable(itertools.repeat(self.loader))
+        for x, y in itertools.islice(every, steps):
+            self.kit.mean_loss(self.model(x), y).backward()
+            self.optimizer.step()
+        return [p.detach().clone() for p in self.model.parameters()]
+
+
+@pytest.mark.parametrize("at", [7, 8, 9])
+def test_resume_is_exact(kit, tmp_path, at):
+    whole = _Run(kit, tmp_path / "whole")
+    wanted = whole.train(25)
+    first = _Run(kit, tmp_path / "cut")
+    first.train(at)
+    first.checkpoints.save()
+    first.checkpoints.close()
+    again = _Run(kit, tmp_path / "cut")
+    assert again.checkpoints.resume().steps == at
+    assert again.engine.pace == first.engine.pace
+    assert all(torch.equal(a, b) for a, b in zip(again.train(25 - at), wanted, strict=True))
+    assert again.engine.pace == whole.engine.pace
+    rewards = [run.engine.state_dict()["pacing"]["rewards"] for run in (again, whole)]
+    assert rewards[0] == rewards[1]
+    assert again.engine.get_epsilon(1e-5) == whole.engine.get_epsilon(1e-5)
+    for run in (whole, again):
+        run.checkpoints.close()
+
+
+def test_states_of_other_pacings_are_refused(kit):
+    how = {"noise_multiplier": 1.0, "max_grad_norm": 0.5}
+    paced = kit.private(kit.Mlp(), kit.vectors(), pacing=by_angle(), **how).engine
+    plain = kit.private(kit.Mlp(), kit.vectors(), **how).engine
+    with pytest.raises(ValueError, match=r"with pacing, this one is another"):
+        plain.load_state_dict(paced.state_dict())
+    with pytest.raises(ValueError, match=r"without pacing, this one is another"):
+        paced.load_state_dict(plain.state_dict())
+    other = kit.private(kit.ConvNet(), kit.images(), pacing=by_angle(), **how).engine
+    with pytest.raises(ValueError, match="angles of the layers"):
+        other.load_state_dict(paced.state_dict())
+
+
+def test_schedule_by_update(kit):
+    """The lines of the docstring: one step of the schedule for each update."""
+    trained = kit.private(
+        kit.Mlp(), kit.vectors(), weighting=uniform(), pacing=by_angle(cap=16), batch_size=4
+    )
+    schedule = torch.optim.lr_scheduler.StepLR(trained.optimizer, 1, gamma=0.5)
+    for x, y in trained.loader:
+        kit.mean_loss(trained.model(x), y).backward()
+        trained.optimizer.step()
+        if trained.engine.updated:
+            schedule.step()
+    assert trained.optimizer.param_groups[0]["lr"] == 0.5 * 0.5**trained.engine.pace.updates
+    assert trained.engine.pace.updates >= 2
