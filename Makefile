@@ -41,5 +41,5 @@ $(VENV)/core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(INSTALL) -e .[dev,speech]
+	$(INSTALL) -e .[dev,speech,translation]
 	touch $@

@@ -86,7 +86,7 @@ def audit(
     once = after.bits[planted.tier(1)]
     interval = exposure.mean(once) if len(once) else None
     row = trained.row | {
-        task.metric: task.evaluate(model, task.test),
+        **task.measured(model, task.test),
         "exposure": _mean(once),
         "exp_low": float(interval.low) if interval else math.nan,
         "exp_high": float(interval.high) if interval else math.nan,

@@ -51,6 +51,8 @@ UTILITIES = (
     Utility("wer", "word error rate", False),
     Utility("cer", "character error rate", False),
     Utility("ppl", "perplexity", False),
+    Utility("bleu", "BLEU", True),
+    Utility("chrf", "chrF", True),
 )
 
 
@@ -99,7 +101,7 @@ def plain(value: object, column: str) -> Scalar:
 
 
 def utility_of(rows: Iterable[Row]) -> Utility | None:
-    """Returns the first utility (acc, wer, cer, ppl) that any of the rows has."""
+    """Returns the first utility (acc, wer, cer, ppl, bleu, chrf) that any of the rows has."""
     held = list(rows)
     return next(
         (u for u in UTILITIES if any(not math.isnan(number(row, u.column)) for row in held)), None

@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from audits.extraction import Search
 
-METRICS = ("acc", "wer", "cer", "ppl")
-"""Measures of utility that reports know; of acc more is better, of the others less."""
+METRICS = ("acc", "wer", "cer", "ppl", "bleu", "chrf")
+"""Measures of utility that reports know; of acc, bleu and chrf more is better, of others less."""
+
+_MORE_IS_BETTER = frozenset({"acc", "bleu", "chrf"})
 
 Draw = Callable[[int, np.random.Generator], Sequence[Any]]
 """(n, rng) -> n records of one recipe, independent and alike, laid out like training records."""
@@ -76,7 +78,7 @@ class Task:
 
     Attributes:
         name: used in experiment names.
-        metric: acc, wer, cer or ppl.
+        metric: acc, wer, cer, ppl, bleu or chrf.
         train: training records.
         validation: for choosing the learning rate.
         test: for reporting.
@@ -91,6 +93,8 @@ class Task:
         families: name -> recipe.
         collate: the data loader's collate function, None for torch's own.
         facts: what else a report should say of the data.
+        measures: (model, records) -> several measures by name, the metric among them, where one
+            look at the records gives them all.
     """
 
     name: str
@@ -109,6 +113,7 @@ class Task:
     families: Mapping[str, Family] = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    measures: Callable[[nn.Module, Dataset[Any]], Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         """Refuses what only a report would stumble over, when all runs are done."""
@@ -120,7 +125,13 @@ class Task:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger metric is a better model."""
-        return self.metric == "acc"
+        return self.metric in _MORE_IS_BETTER
+
+    def measured(self, model: nn.Module, records: Dataset[Any]) -> dict[str, float]:
+        """Returns all that the task measures of a model: the metric, and what comes with it."""
+        if self.measures is None:
+            return {self.metric: self.evaluate(model, records)}
+        return dict(self.measures(model, records))
 
 
 def batches(records: Any, collate: Callable[[list[Any]], Any] | None, size: int = 512) -> Any:

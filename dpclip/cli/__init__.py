@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Usage as error:
         return _say(error, 2)
     except ModuleNotFoundError as error:
-        return _say(f"{error}. Install it: pip install 'dpclip[speech]'", 4)
+        told = str(error)
+        if "pip install" not in told:
+            told += ". Install it: pip install 'dpclip[speech]'"
+        return _say(told, 4)
     except KeyboardInterrupt:
         return _say("interrupted; finished runs are kept, the same command goes on", 130)
     except (RuntimeError, OSError) as error:

@@ -60,7 +60,7 @@ def _work(config: Mapping[str, Any], weights: Path | None, manifests: Path | Non
     if config["kind"] == "train":
         outcome = trial.train(task, task.train, setting, privatize)
         assert outcome.model is not None
-        outcome.row[task.metric] = task.evaluate(outcome.model, task.test)
+        outcome.row.update(task.measured(outcome.model, task.test))
         if weights is not None:
             _save(outcome.model, weights)
     else:

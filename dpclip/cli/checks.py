@@ -22,7 +22,7 @@ from dpclip.cli.options import Audit, Train
 from dpclip.cli.tasks import gradient_canaries, plant
 
 _LEAST_DELTA = 1e-12
-_COUNTS = ("seeds", "canaries", "references", "epochs", "batch_size", "runs")
+_COUNTS = ("seeds", "canaries", "references", "epochs", "batch_size", "runs", "limit")
 
 
 def check_options(chosen: Train | Audit) -> None:

@@ -18,7 +18,11 @@ class Train:
     """Trains one arm without canaries and logs it.
 
     Args:
-        task: digits, text, or module:function that returns an audits.tasks.Task.
+        task: digits, text, reuters, reuters52, images, translation, or module:function that
+            returns an audits.tasks.Task.
+        data: where the records of reuters (SGML files or their archive), images (a folder for each
+            class, or archives of such) or translation (train.en, train.de and the like) are.
+        limit: how many records of the data to train on at most; the task's own if not given.
         grouping: none, sample, microbatch:B[:random] or core:N[:fixed].
         weighting: clip:C, per_layer:C, normalize:GAMMA, quantile:Q or min.
         noise: noise multiplier.
@@ -34,6 +38,8 @@ class Train:
     """
 
     task: str = "digits"
+    data: str | None = None
+    limit: int | None = None
     grouping: str = "sample"
     weighting: str = "clip:1.0"
     noise: float = 0.0
@@ -52,7 +58,11 @@ class Audit:
     """Trains every combination with canaries, measures memorization, and reports.
 
     Args:
-        task: digits, text, or module:function that returns an audits.tasks.Task.
+        task: digits, text, reuters, reuters52, images, translation, or module:function that
+            returns an audits.tasks.Task.
+        data: where the records of reuters (SGML files or their archive), images (a folder for each
+            class, or archives of such) or translation (train.en, train.de and the like) are.
+        limit: how many records of the data to train on at most; the task's own if not given.
         grouping: comma-separated: none, sample, microbatch:B[:random], core:N[:fixed]. Without
             grouping, weighting and noise the task's own list of arms is run.
         weighting: comma-separated: clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min.
@@ -83,6 +93,8 @@ class Audit:
     """
 
     task: str = "digits"
+    data: str | None = None
+    limit: int | None = None
     grouping: str | None = None
     weighting: str | None = None
     noise: str | None = None

@@ -26,7 +26,10 @@ from dpclip.cli.tasks import made_of, task_of
 from reports import Provenance, console, headline, remarks, summarize, write
 from reports.tracking import open_experiment
 
-_CELL = ("task", "batch_size", "epochs", "families", "secret", "alphabet", "references")
+_CELL = (
+    *("task", "data", "limit", "batch_size", "epochs", "families", "secret", "alphabet"),
+    "references",
+)
 
 
 def demo(chosen: Demo, words: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 from torch.utils.data import TensorDataset
 
 from audits.planted import Planted
-from audits.tasks import Task, digits, text
+from audits.tasks import Task, digits, images, reuters, text, translation
 from audits.tasks.held_out import with_held_out_canaries
+from audits.tasks.labelled import Labelled
 from canaries import (
     GradientCanaries,
     SecretFormat,
@@ -31,6 +32,7 @@ from canaries import (
     text_records,
 )
 
+_OF_DATA = ("data", "limit")
 _FEWEST = 20  # gradient canaries whose coins fall on both sides, but for one in 500,000
 _BESIDE = 100  # coordinates without a canary, on which the noise is measured
 
@@ -39,9 +41,15 @@ def task_of(config: Mapping[str, Any]) -> Task:
     """Returns the task that a cell names, with its canary recipes.
 
     Raises:
-        ValueError: an unknown task or family, or canaries that do not fit the task.
+        ModuleNotFoundError: the task needs an extra that is not installed.
+        ValueError: an unknown task or family, data that cannot be read, or canaries that do not fit
+            the task.
     """
-    makers = {"digits": _digits, "text": _text}
+    if config["task"] not in _BY_PATH and (
+        given := [n for n in _OF_DATA if config.get(n) is not None]
+    ):
+        raise ValueError(f"Task {config['task']} reads no data by path: leave out --{given[0]}.")
+    makers = {"digits": _digits, "text": _text} | dict.fromkeys(_BY_PATH, _by_path)
     task = makers.get(config["task"], _own)(config)
     if config["families"]:
         chosen = [word.strip() for word in config["families"].split(",")]
@@ -92,11 +100,54 @@ def _text(config: Mapping[str, Any]) -> Task:
     return text.task({"secret": family})
 
 
+def _by_path(config: Mapping[str, Any]) -> Task:
+    name, path = config["task"], config.get("data")
+    if path is None:
+        raise ValueError(f"Task {name} reads your data: give its path, --data PATH.")
+    return _BY_PATH[name](path, config["references"], config.get("limit"))
+
+
+def _reuters(path: str, references: int, limit: int | None) -> Task:
+    return reuters.task(path, {"mislabelled": _wrong}, references, limit=limit)
+
+
+def _every_topic(path: str, references: int, limit: int | None) -> Task:
+    return reuters.task(path, {"mislabelled": _wrong}, references, topics=None, limit=limit)
+
+
+def _images(path: str, references: int, limit: int | None) -> Task:
+    def noise(data: Labelled) -> Any:
+        classes = len(data.classes)
+        return lambda n, rng: TensorDataset(*noise_images(n, images.SHAPE, classes, rng))
+
+    recipes = {"noise": noise, "mislabelled": _wrong}
+    return images.task(path, recipes, references, images.LIMIT if limit is None else limit)
+
+
+def _translation(path: str, references: int, limit: int | None) -> Task:
+    return translation.task(path, references, translation.LIMIT if limit is None else limit)
+
+
+def _wrong(data: Labelled) -> Any:
+    inputs, labels = data.pool.tensors
+    return lambda n, rng: TensorDataset(*mislabelled(inputs, labels, len(data.classes), n, rng))
+
+
+_BY_PATH: dict[str, Callable[[str, int, int | None], Task]] = {
+    "reuters": _reuters,
+    "reuters52": _every_topic,
+    "images": _images,
+    "translation": _translation,
+}
+"""Tasks whose data the user has: (path, references, limit) -> task."""
+
+
 def _own(config: Mapping[str, Any]) -> Task:
     module, _, function = config["task"].partition(":")
     if not function:
         raise ValueError(
-            f"Unknown task {config['task']!r}: expected digits, text or module:function."
+            f"Unknown task {config['task']!r}: expected digits, text, {', '.join(_BY_PATH)} or "
+            "module:function."
         )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -16,7 +16,7 @@ from dpclip.cli.tasks import task_of
 from reports.tracking import open_experiment
 
 _UNPLANTED = ("families", "secret", "alphabet", "references", "alpha")
-_OWN = ("task", "epochs", "batch_size", "delta", "accountant", "seed", "secure")
+_OWN = ("task", "data", "limit", "epochs", "batch_size", "delta", "accountant", "seed", "secure")
 
 
 def train(chosen: Train, _words: str) -> None:

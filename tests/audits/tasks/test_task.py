@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from audits.tasks import digits
-from audits.tasks.task import scores
+from audits.tasks.task import METRICS, scores
 
 
 def first(model: nn.Module, batch: list[Tensor]) -> Tensor:
@@ -48,6 +48,17 @@ def test_which_way_is_better() -> None:
     made = digits.task({})
     assert made.metric == "acc"
     assert made.higher_is_better
+    better = {m: dataclasses.replace(made, metric=m).higher_is_better for m in METRICS}
+    assert {m for m, more in better.items() if more} == {"acc", "bleu", "chrf"}
+    assert better.keys() == {"acc", "wer", "cer", "ppl", "bleu", "chrf"}
+
+
+def test_what_a_task_measures_is_its_metric_and_what_comes_with_it() -> None:
+    made = digits.task({})
+    model = made.model(0)
+    assert made.measured(model, made.test) == {"acc": made.evaluate(model, made.test)}
+    several = dataclasses.replace(made, measures=lambda _m, data: {"acc": 0.5, "n": len(data)})
+    assert several.measured(model, made.test) == {"acc": 0.5, "n": 227}
 
 
 @pytest.mark.parametrize("wrong", [{"name": ""}, {"name": " "}, {"name": "a/b"}, {"metric": "f1"}])

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -5,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from audits.tasks import Task, images, reuters
 from dpclip.cli.options import Audit
 from dpclip.cli.tasks import plant, task_of
+from dpclip.measure import gradient_norms
+from tests.audits.tasks import folders
 
 SMALL = {"canaries": 2, "references": 20}
 
@@ -26,6 +30,10 @@ def _own_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"task": "bogus"}, "Unknown task 'bogus'"),
+        ({"task": "reuters"}, "Task reuters reads your data: give its path, --data PATH"),
+        ({"task": "images", "data": "nowhere"}, "nowhere does not exist"),
+        ({"task": "digits", "data": "x"}, "digits reads no data by path: leave out --data"),
+        ({"task": "own_tasks:tiny", "limit": 3}, "reads no data by path: leave out --limit"),
         ({"task": "nowhere:task"}, "cannot be loaded: ModuleNotFoundError: No module named"),
         ({"task": "own_tasks:missing"}, "has no attribute 'missing'"),
         ({"task": "own_tasks:number"}, "returned a int: expected an audits.tasks.Task"),
@@ -74,9 +82,75 @@ def test_families_are_chosen_in_the_order_given() -> None:
     assert list(task_of(config(families="noise")).families) == ["noise"]
 
 
-@pytest.mark.parametrize("name", ["digits", "own_tasks:tiny", "text"])
-def test_planted_canaries_are_where_the_panel_says(name: str) -> None:
-    task = task_of(config(task=name, secret="pin {}{}"))
+BY_PATH = {
+    "reuters": (folders.reuters, ["mislabelled"]),
+    "reuters52": (folders.reuters, ["mislabelled"]),
+    "images": (folders.images, ["noise", "mislabelled"]),
+    "translation": (folders.pairs, ["words", "records"]),
+}
+
+
+@pytest.fixture
+def by_path(tmp_path: Path) -> Callable[..., Task]:
+    """A task on tiny data in its layout."""
+
+    def make(name: str, **changes: Any) -> Task:
+        if name == "translation":
+            pytest.importorskip("tokenizers")
+            pytest.importorskip("sacrebleu")
+        if not (tmp_path / name).exists():
+            BY_PATH[name][0](tmp_path / name)
+        chosen = {"task": name, "data": str(tmp_path / name), "references": 10, **changes}
+        return task_of(config(**chosen))
+
+    return make
+
+
+@pytest.mark.parametrize("name", BY_PATH)
+def test_tasks_by_path_have_their_families_and_limits(
+    name: str, by_path: Callable[..., Task]
+) -> None:
+    task = by_path(name, limit=11, epochs=2)
+    assert list(task.families) == BY_PATH[name][1]
+    assert all(family.references == 10 for family in task.families.values())
+    assert len(task.train) == 11  # type: ignore[arg-type]
+    assert len(by_path(name).train) > 100  # type: ignore[arg-type]
+    assert task.epochs == 2
+    with pytest.raises(ValueError, match="The limit is 0 training records"):
+        by_path(name, limit=0)
+
+
+@pytest.mark.parametrize("name", ["reuters", "images"])
+def test_mislabelled_canaries_are_of_the_pool_with_wrong_labels(
+    name: str, by_path: Callable[..., Task], tmp_path: Path
+) -> None:
+    family = by_path(name).families["mislabelled"]
+    data = (reuters if name == "reuters" else images).load(tmp_path / name)
+    true = {x.numpy().tobytes(): int(y) for x, y in zip(*data.pool.tensors, strict=True)}
+    drawn = family.draw(30, np.random.default_rng(0))
+    assert all(true[x.numpy().tobytes()] != int(y) for x, y in (drawn[i] for i in range(30)))
+
+
+@pytest.mark.parametrize("name", ["reuters", "images", "translation"])
+def test_a_record_has_the_gradient_of_itself_alone(name: str, by_path: Callable[..., Task]) -> None:
+    """What a claim rests on, and that the engine knows all layers: against one record at a time."""
+    task = by_path(name, limit=20)
+    model, records = task.model(0).double(), task.train
+    batch = [t.double() if t.is_floating_point() else t for t in records[:4]]
+    found = gradient_norms(model, task.losses, batch)
+    slow = []
+    for i in range(4):
+        model.zero_grad()
+        task.losses(model, [t[i : i + 1] for t in batch]).sum().backward()
+        grads = [p.grad for p in model.parameters()]
+        assert all(g is not None for g in grads)
+        slow.append(torch.stack([g.norm() for g in grads if g is not None]).norm())
+    assert torch.allclose(found, torch.stack(slow), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["digits", "own_tasks:tiny", "text", *BY_PATH])
+def test_planted_canaries_are_where_the_panel_says(name: str, by_path: Callable[..., Task]) -> None:
+    task = by_path(name) if name in BY_PATH else task_of(config(task=name, secret="pin {}{}"))
     planted = plant(task, 3, seed=5)
     train: Any = planted.train
     copies = int(planted.repetitions[planted.inserted].sum())
