@@ -50,7 +50,8 @@ def _numbers(row: Row) -> list[str]:
     told = [f"Epsilon: {epsilon_text(row)}"]
     told.append(f"Lower bound on epsilon by the audit: {bound_text(row)}")
     if utility:
-        told.append(f"{utility.label.capitalize()}: {number(row, utility.column):.4g}")
+        label = utility.label[0].upper() + utility.label[1:]  # capitalize() would make Bleu of BLEU
+        told.append(f"{label}: {number(row, utility.column):.4g}")
     return told
 
 

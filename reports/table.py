@@ -24,10 +24,10 @@ VERDICTS = ("contradicted", "not-claimed", "unresolvable", "consistent")
 def summarize(rows: Iterable[Row]) -> pd.DataFrame:
     """Returns one line per arm, in the order none, sample, micro-batches, cores; noise last.
 
-    Columns: task, arm, clip, weighting, C, sigma, mb, model, seeds; metric (acc, wer, cer or ppl),
-    utility, utility_half; exposure, exp_2 .. exp_16, each with _low and _high (95 %, over seeds;
-    of the single run where there is one seed); medians and means of the rest; the largest eps of
-    the seeds with its guarantee, the largest eps_lb with its source, ceiling and expectation, the
+    Columns: task, arm, clip, weighting, C, sigma, mb, model, seeds; metric (acc, bleu, chrf, wer,
+    cer or ppl), utility, utility_half; exposure, exp_2 .. exp_16, each with _low and _high (95 %,
+    over seeds; of the single run where there is one seed); medians and means of the rest; the
+    largest eps of the seeds with its guarantee, the largest eps_lb with its source, ceiling and expectation, the
     smallest coin_p and before_p, auc_low and auc_high of a single run, the worst verdict.
 
     Raises:

@@ -70,3 +70,8 @@ def test_pictures_come_with_their_sentences_and_missing_ones_with_the_reason(row
     told = run_markdown(row(), Gallery((plate,), ("exposure.png is left out: no canaries.",)))
     assert "![ROC](roc.png)\n\nRead it so.\n\n- exposure.png is left out: no canaries.\n" in told
     assert "![" not in run_markdown(row())
+
+
+def test_names_keep_their_capitals(row: MakeRow) -> None:
+    told = run_markdown(row(acc=math.nan, bleu=20.25))
+    assert "BLEU: 20.25" in told
