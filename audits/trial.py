@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Private(NamedTuple):
         close: removes the hooks.
         q: sampling rate.
         randomness: where draws and noise come from: seeded or secure.
+        sizes: samples of each update so far, where updates are paced; else None.
     """
 
     loader: Any
@@ -40,6 +41,7 @@ class Private(NamedTuple):
     close: Callable[[], None]
     q: float
     randomness: str
+    sizes: Callable[[], Sequence[float]] | None = None
 
 
 Privatize = Callable[[nn.Module, Optimizer, DataLoader[Any], int], Private]
@@ -145,9 +147,13 @@ def train(
             # Of the process since it started: an upper bound for this cell.
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
+        sizes = None if private.sizes is None else private.sizes()
     finally:
         private.close()
     series = {"train/loss": losses, "clip/fraction": clipped, "privacy/eps": epsilons}
+    if sizes is not None:
+        row |= {"updates": len(sizes), "mean_batch": float(np.mean(sizes)) if sizes else math.nan}
+        series["pace/samples"] = list(enumerate(sizes, 1))
     return Outcome(row, series, model=model)
 
 

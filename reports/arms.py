@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reports.rows import Row, number, text
 
-GRANULARITIES = ("none", "sample", "microbatch", "core")
+GRANULARITIES = ("none", "sample", "microbatch", "core", "cluster")
 
 # Okabe and Ito's palette: told apart with colour-blind eyes and in grey print.
 COLORS = {
@@ -14,22 +14,35 @@ COLORS = {
     "sample": "#0072B2",
     "microbatch": "#D55E00",
     "core": "#009E73",
+    "cluster": "#CC79A7",
 }
 
 UNWEIGHTED = frozenset({"none", "uniform"})
 # A fixed rule has its bound before it sees a gradient; every other rule takes it from the data.
 FIXED = UNWEIGHTED | {"clip", "normalize", "per_layer"}
 RUN_NAME_LIMIT = 20
-_NUMBER = {"normalize": "gamma", "quantile": "q"}  # what the column C holds for these
-_SHORT = {"microbatch": "mb", "normalize": "norm", "quantile": "quant", "per_layer": "layer"}
+_NUMBER = {
+    "normalize": "gamma",
+    "quantile": "q",
+    "scarcity": "L",
+}  # what the column C holds for these
+_SHORT = {
+    "microbatch": "mb",
+    "normalize": "norm",
+    "quantile": "quant",
+    "per_layer": "layer",
+    "cluster": "cl",
+    "scarcity": "queue",
+}
 
 
 @dataclass(frozen=True)
 class Arm:
     """The settings that seeds of one arm share.
 
-    `size` counts samples, or cores for `core`; `slots` is `random` or `fixed`, or empty for groups
-    by position.
+    `size` counts samples, cores for `core`, clusters for `cluster` (samples of one, if `slots` is
+    `per`); `slots` is `random`, `fixed` or `per`, or empty for groups by position. `pacing` is
+    empty where every batch is an update.
     """
 
     task: str
@@ -39,6 +52,7 @@ class Arm:
     sigma: float
     size: int | None
     slots: str = ""
+    pacing: str = ""
 
     @property
     def family(self) -> str:
@@ -55,6 +69,7 @@ class Arm:
         words = [] if self.weighting in ("none", "clip") else [self.weighting]
         words += [] if self.C is None else [f"{_NUMBER.get(self.weighting, 'C')}={self.C:g}"]
         words += [f"sigma={self.sigma:g}"] if self.sigma > 0 else []
+        words += [self.pacing] if self.pacing else []
         return " ".join(words)
 
     @property
@@ -76,7 +91,8 @@ class Arm:
         """Sorts the lines of a table: by task, fixed before adaptive, noise last."""
         rule = (self.weighting, self.C or 0.0, self.sigma)
         block = ("none", "fixed", "adaptive", "noise").index(self.family)
-        return self.task, block, self.weighting not in FIXED, *self.group_order, self.slots, *rule
+        fixed = self.weighting not in FIXED
+        return self.task, block, fixed, *self.group_order, self.slots, *rule, self.pacing
 
 
 def arm_of(row: Row) -> Arm:
@@ -101,6 +117,7 @@ def arm_of(row: Row) -> Arm:
         sigma=0.0 if math.isnan(sigma) else sigma,
         size={"none": None, "sample": 1}.get(clip, None if math.isnan(size) else int(size)),
         slots=text(row, "slots").replace("position", ""),
+        pacing=text(row, "pacing").replace("none", ""),
     )
 
 
@@ -136,10 +153,11 @@ def run_name(row: Row, constant: Collection[str] = ()) -> str:
         words.append(f"{_NUMBER.get(arm.weighting, 'C')}{arm.C:g}")
     if arm.sigma > 0 and "sigma" not in constant:
         words.append(f"s{arm.sigma:g}")
+    words += [arm.pacing] if arm.pacing else []
     return _fit(" ".join(words), seed)
 
 
-_SIZED = frozenset({"microbatch", "core"})
+_SIZED = frozenset({"microbatch", "core", "cluster"})
 
 
 def _fit(body: str, seed: str) -> str:

@@ -150,7 +150,12 @@ def parts(rows: Sequence[Row], provenance: Provenance, found: Gallery | None = N
 
 def _question(frame: pd.DataFrame) -> str:
     held = lines(frame)
-    words = {"sample": "per sample", "microbatch": "per micro-batch", "core": "per core"}
+    words = {
+        "sample": "per sample",
+        "microbatch": "per micro-batch",
+        "core": "per core",
+        "cluster": "per cluster",
+    }
     used = [words[clip] for clip in GRANULARITIES[1:] if any(text(x, "clip") == clip for x in held)]
     metrics = dict.fromkeys(text(line, "metric") for line in held)
     labels = [utility.label for m in metrics if (utility := utility_named(m))]

@@ -20,7 +20,7 @@ from reports.table import lines
 
 MARKERS = {"none": "X", "fixed": "o", "adaptive": "s", "noise": "^"}
 DASHES = {"none": "-", "fixed": "-", "adaptive": "--", "noise": ":"}
-WORDS = {"sample": "per sample", "microbatch": "micro-batch", "core": "core"}
+WORDS = {"sample": "per sample", "microbatch": "micro-batch", "core": "core", "cluster": "cluster"}
 FAMILIES = {"fixed": "fixed bound", "adaptive": "adaptive bound", "noise": "with noise"}
 LEADER: dict[str, Any] = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3}
 NULL_STYLE: dict[str, Any] = {"color": "#888888", "lw": 1.0, "ls": (0, (4, 3)), "zorder": 1}

@@ -28,6 +28,7 @@ TEXTS = frozenset(
         "model",
         "clip",
         "slots",
+        "pacing",
         "randomness",
         "weighting",
         "guarantee",

@@ -28,7 +28,8 @@ def summarize(rows: Iterable[Row]) -> pd.DataFrame:
     cer or ppl), utility, utility_half; exposure, exp_2 .. exp_16, each with _low and _high (95 %,
     over seeds; of the single run where there is one seed); medians and means of the rest; the
     largest eps of the seeds with its guarantee, the largest eps_lb with its source, ceiling and
-    expectation, the smallest coin_p and before_p, auc_low and auc_high of a single run, the worst verdict.
+    expectation, the smallest coin_p and before_p, auc_low and auc_high of a single run, the
+    worst verdict.
 
     Raises:
         ValueError: If there are no rows, a seed occurs twice, or an arm mixes models.

@@ -66,6 +66,7 @@ def task(recipes: Mapping[str, Callable[[Digits], Draw]], references: int = 1000
             name: Family(recipe(data), cross_entropies, references)
             for name, recipe in recipes.items()
         },
+        features="3",
     )
 
 

@@ -99,6 +99,7 @@ def task(
             for name, recipe in recipes.items()
         },
         facts=data.facts,
+        features="dense",
     )
 
 

@@ -143,6 +143,7 @@ def task(
             for name, recipe in recipes.items()
         },
         facts=data.facts,
+        features="dense",
     )
 
 

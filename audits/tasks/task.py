@@ -92,6 +92,8 @@ class Task:
         lrs: grid of the learning-rate search.
         families: name -> recipe.
         collate: the data loader's collate function, None for torch's own.
+        features: name of the model's submodule whose output tells records apart, for groupings
+            that cluster them; empty if there is none.
         facts: what else a report should say of the data.
         measures: (model, records) -> several measures by name, the metric among them, where one
             look at the records gives them all.
@@ -112,6 +114,7 @@ class Task:
     lrs: tuple[float, ...]
     families: Mapping[str, Family] = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
+    features: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     measures: Callable[[nn.Module, Dataset[Any]], Mapping[str, float]] | None = None
 

@@ -90,6 +90,7 @@ def task(families: Mapping[str, Family], prose: Prose | None = None) -> Task:
         lrs=(5e-4, 1e-3, 2e-3),
         families=families,
         facts={"corpus": f"sha256 {data.digest[:16]}"},
+        features="norm",
     )
 
 

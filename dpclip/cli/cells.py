@@ -56,7 +56,9 @@ def _work(config: Mapping[str, Any], weights: Path | None, manifests: Path | Non
         config["alpha"],
         config["tests"],
     )
-    privatize = privatizer(arm, config["accountant"], config.get("secure", False))
+    privatize = privatizer(
+        arm, config["accountant"], config.get("secure", False), features=task.features
+    )
     if config["kind"] == "train":
         outcome = trial.train(task, task.train, setting, privatize)
         assert outcome.model is not None
@@ -106,7 +108,7 @@ def _by_gradients(
         task,
         planted.train,
         own,
-        privatizer(arm, config["accountant"], groups=group),
+        privatizer(arm, config["accountant"], groups=group, features=task.features),
         gradient_audit.GradientCanaries(
             group.ids, group.coins, group.observed, group.beside, made_from
         ),
@@ -116,7 +118,11 @@ def _by_gradients(
 
 
 def privatizer(
-    arm: Arm, accountant: str, secure: bool = False, groups: GradientCanaries | None = None
+    arm: Arm,
+    accountant: str,
+    secure: bool = False,
+    groups: GradientCanaries | None = None,
+    features: str = "",
 ) -> trial.Privatize:
     """Returns what makes the training runs of an arm private.
 
@@ -125,6 +131,7 @@ def privatizer(
         accountant: prv or rdp.
         secure: whether randomness is secure or seeded.
         groups: canaries that join every step of the one run.
+        features: the layer of the model whose output is clustered.
     """
 
     def privatize(
@@ -138,8 +145,9 @@ def privatizer(
             optimizer=optimizer,
             data_loader=loader,
             noise_multiplier=arm.sigma,
-            grouping=arm.grouping(),
+            grouping=arm.grouping(features),
             weighting=arm.rule(),
+            pacing=arm.pace(),
         )
         if groups is not None:
             engine.plant(groups)
@@ -148,6 +156,7 @@ def privatizer(
             epsilon=engine.get_epsilon,
             guarantee=lambda: engine.guarantee,
             clipped=lambda: engine.diagnostics().fraction_clipped,
+            sizes=(lambda: engine.pace.sizes) if arm.pace() else None,
             close=engine.close,
             q=sample_rate(loader),
             randomness="secure" if secure else "seeded",

@@ -105,11 +105,11 @@ def _privatize(arm: Arm, task: Task, config: Mapping[str, Any]) -> Privatize:
     """Returns what makes the arm private, with the gradient canaries that its audit may get."""
     wanted = config.get("gradient_canaries", 0) if arm.sigma else 0
     groups = gradient_canaries(task, wanted, 0) if wanted else None
-    return privatizer(arm, config["accountant"], groups=groups)
+    return privatizer(arm, config["accountant"], groups=groups, features=task.features)
 
 
 def _check_batch(arm: Arm, task: Task) -> None:
-    if task.batch_size < (least := arm.grouping().minimum):
+    if task.batch_size < (least := arm.grouping(task.features).minimum):
         raise ValueError(
             f"{arm.label} needs batches of {least} or more, and the batch size is "
             f"{task.batch_size}. Use a larger --batch_size or smaller groups."

@@ -50,7 +50,7 @@ def promise(arm: Arm, task: Task, records: int, delta: float, accountant: str) -
     """
     rule = arm.rule()
     shapes = [p.shape for p in task.model(0).parameters() if p.requires_grad]
-    made = claim(arm.grouping().facts, rule.facts(rule.init(shapes)))
+    made = claim(arm.grouping(task.features).facts, rule.facts(rule.init(shapes)))
     if made.sensitivity is None or arm.sigma == 0:
         return None
     sigma = effective_multiplier(arm.sigma, made.count_shift)

@@ -23,9 +23,12 @@ class Train:
         data: where the records of reuters (SGML files or their archive), images (a folder for each
             class, or archives of such) or translation (train.en, train.de and the like) are.
         limit: how many records of the data to train on at most; the task's own if not given.
-        grouping: none, sample, microbatch:B[:random] or core:N[:fixed].
-        weighting: clip:C, per_layer:C, normalize:GAMMA, quantile:Q or min.
+        grouping: none, sample, microbatch:B[:random], core:N[:fixed], cluster:K or
+            cluster:B:per.
+        weighting: clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min or scarcity:L.
         noise: noise multiplier.
+        pacing: none or angle:ALPHA[:CAP], updates when the gradient's direction fluctuates, or
+            CAP samples are in it.
         seed: of the model, and of draws and noise where they are not secure.
         secure: draws batches and noise from a cryptographic generator, for a model that is given
             away.
@@ -43,6 +46,7 @@ class Train:
     grouping: str = "sample"
     weighting: str = "clip:1.0"
     noise: float = 0.0
+    pacing: str = "none"
     seed: int = 0
     secure: bool = False
     epochs: int | None = None
@@ -63,10 +67,14 @@ class Audit:
         data: where the records of reuters (SGML files or their archive), images (a folder for each
             class, or archives of such) or translation (train.en, train.de and the like) are.
         limit: how many records of the data to train on at most; the task's own if not given.
-        grouping: comma-separated: none, sample, microbatch:B[:random], core:N[:fixed]. Without
+        grouping: comma-separated: none, sample, microbatch:B[:random], core:N[:fixed],
+            cluster:K, cluster:B:per. Without
             grouping, weighting and noise the task's own list of arms is run.
-        weighting: comma-separated: clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min.
+        weighting: comma-separated: clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min,
+            scarcity:L.
         noise: comma-separated noise multipliers.
+        pacing: comma-separated: none, angle:ALPHA[:CAP], updates when the gradient's direction
+            fluctuates, or CAP samples are in it.
         seeds: runs per arm.
         first_seed: the seeds are first_seed, first_seed + 1, ...
         epochs: passes over the data; the task's own if not given.
@@ -98,6 +106,7 @@ class Audit:
     grouping: str | None = None
     weighting: str | None = None
     noise: str | None = None
+    pacing: str = "none"
     seeds: int = 1
     first_seed: int = 0
     epochs: int | None = None

@@ -49,7 +49,9 @@ def audit(chosen: Audit, words: str) -> None:
         self_test(chosen.loop, chosen.runs, chosen.first_seed, chosen.delta, chosen.alpha)
         return
     arms, skipped = asked(
-        lambda: together(lists_of(chosen.task, chosen.grouping, chosen.weighting, chosen.noise))
+        lambda: together(
+            lists_of(chosen.task, chosen.grouping, chosen.weighting, chosen.noise), chosen.pacing
+        )
     )
     config = _config(chosen, len(arms))
     task = asked(lambda: task_of(config))

@@ -26,9 +26,13 @@ def train(chosen: Train, _words: str) -> None:
         Usage: something asked for cannot be done; nothing was run.
     """
     asked(lambda: check_options(chosen))
-    arms, skipped = asked(lambda: arms_of(chosen.grouping, chosen.weighting, f"{chosen.noise}"))
+    arms, skipped = asked(
+        lambda: arms_of(chosen.grouping, chosen.weighting, f"{chosen.noise}", chosen.pacing)
+    )
     if len(arms) != 1 or skipped:
-        raise Usage("train runs one arm: give one grouping, one weighting and one noise.")
+        raise Usage(
+            "train runs one arm: give one grouping, one weighting, one noise and one pacing."
+        )
     arm, unplanted = arms[0], Audit()  # a task is named with its canaries; none are inserted here
     config: dict[str, Any] = {name: getattr(unplanted, name) for name in _UNPLANTED}
     config |= {name: getattr(chosen, name) for name in _OWN} | {"canaries": 0, "tests": 1}

@@ -25,6 +25,8 @@ def test_every_combination_is_an_arm() -> None:
         ("microbatch:8:random", "normalize:0.01", "1"),
         ("core:2:fixed", "quantile:0.5", "0"),
         ("core:4", "min", "0"),
+        ("cluster:4", "scarcity:3", "0"),
+        ("cluster:64:per", "clip:1", "0"),
     ],
 )
 def test_a_label_says_what_it_was_made_of(words: tuple[str, str, str]) -> None:
@@ -35,6 +37,34 @@ def test_a_label_says_what_it_was_made_of(words: tuple[str, str, str]) -> None:
     rule = rest[0] if rest else "clip:1"
     noise = rest[2] if "noise" in rest else "0"
     assert (group, rule, noise) == words
+
+
+def test_every_arm_is_run_with_every_pacing() -> None:
+    arms, _ = together([("none,sample", "clip:1", "0")], "none,angle:1.1,angle:1.2:512")
+    assert [arm.label for arm in arms] == [
+        "none",
+        "none angle:1.1",
+        "none angle:1.2:512",
+        "sample clip:1",
+        "sample clip:1 angle:1.1",
+        "sample clip:1 angle:1.2:512",
+    ]
+    assert arms[0].pace() is None
+    assert [getattr(arm.pace(), "cap", 0) for arm in arms[1:3]] == [None, 512]
+    assert arms[2].columns["pacing"] == "angle:1.2:512"
+
+
+def test_clusters_need_a_layer_to_look_at() -> None:
+    (arm,), _ = arms_of("cluster:64:per", "scarcity:3", "0")
+    assert arm.grouping("dense").label == "clusters(per=64, features='dense')"
+    with pytest.raises(ValueError, match="the task names no layer"):
+        arm.grouping()
+
+
+@pytest.mark.parametrize("word", ["bogus", "angle", "angle:1.1:5:6", "angle:0.5", "none:1", ""])
+def test_pacings_that_are_none(word: str) -> None:
+    with pytest.raises(ValueError, match="pacing|by_angle"):
+        arms_of("sample", "clip:1", "0", word)
 
 
 def test_noise_without_a_bound_is_skipped_with_its_reason() -> None:
@@ -135,4 +165,5 @@ def test_no_clipping_is_plain_sgd() -> None:
         "sigma": 0.0,
         "mb": None,
         "slots": "position",
+        "pacing": "none",
     }

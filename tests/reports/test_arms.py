@@ -22,6 +22,14 @@ CORE = SAMPLE | {"clip": "core", "weighting": "min", "C": None, "mb": 8}
         (SAMPLE | {"weighting": "normalize"}, "sample normalize gamma=1"),
         (SAMPLE | {"weighting": "quantile", "C": 0.5}, "sample quantile q=0.5"),
         (SAMPLE | {"weighting": "uniform"}, "sample uniform"),
+        (
+            MICRO
+            | {"clip": "cluster", "mb": 64, "slots": "per", "weighting": "scarcity", "C": 3.0},
+            "cluster 64 per scarcity L=3",
+        ),
+        (SAMPLE | {"pacing": "angle:1.1:512"}, "sample C=1 angle:1.1:512"),
+        ({"clip": "none", "pacing": "angle:1.1"}, "no clipping angle:1.1"),
+        (SAMPLE | {"pacing": "none"}, "sample C=1"),
     ],
 )
 def test_an_arm_is_named_by_what_it_clips_and_how(row: dict[str, Any], expected: str) -> None:

@@ -16,7 +16,7 @@ NAMES = ("families", "secret", "alphabet", "delta", "accountant")
 SHARED = {name: getattr(Audit(), name) for name in NAMES}
 SHARED |= {"task": "own_tasks:tiny", "references": 10, "canaries": 4, "alpha": 0.05, "seed": 0}
 SHARED |= {"lr": 0.5, "batch_size": None, "epochs": 2, "kind": "audit", "tests": 1}
-SHARED |= {"gradient_canaries": 0}
+SHARED |= {"gradient_canaries": 0, "pacing": "none"}
 CHANGING = ("ex_per_s", "peak_mb")
 Ran = Callable[..., Result]
 
@@ -129,6 +129,19 @@ def test_weights_are_saved_where_they_are_asked_for(tmp_path: Path, ran: Ran) ->
     assert set(load_file(path)) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert 0 <= result["row"]["acc"] <= 1
     assert "exposure" not in result["row"]
+
+
+def test_a_paced_cell_tells_its_batches(ran: Ran) -> None:
+    result = ran(cell("sample", pacing="angle:1.1:60"))
+    row, sizes = result["row"], [size for _, size in result["series"]["pace/samples"]]
+    assert row["updates"] == len(sizes) < row["steps"]
+    assert row["mean_batch"] == pytest.approx(sum(sizes) / len(sizes))
+    assert "updates" not in ran(cell("sample"))["row"]
+
+
+def test_clusters_of_a_task_without_a_layer_are_refused(ran: Ran) -> None:
+    with pytest.raises(ValueError, match="the task names no layer"):
+        ran(cell("core") | {"clip": "cluster"})
 
 
 def test_gradient_canaries_test_a_claim_that_records_cannot(ran: Ran, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ NAMES = ("families", "alphabet", "delta", "accountant")
 SHARED = {name: getattr(Audit(), name) for name in NAMES}
 SHARED |= {"task": "own_tasks:tiny", "secret": "pin {}{}", "batch_size": None, "epochs": 2}
 SHARED |= {"references": 10, "canaries": 4, "alpha": 0.05, "kind": "audit", "seed": 0, "lr": 0.5}
-SHARED |= {"tests": 1, "gradient_canaries": 20}
+SHARED |= {"tests": 1, "gradient_canaries": 20, "pacing": "none"}
 PLAIN = {"clip": "none", "size": None, "weighting": "none", "number": None, "sigma": 0.0}
 NOISED = {"clip": "sample", "size": 1, "weighting": "clip", "number": 1.0, "sigma": 1.0}
 
