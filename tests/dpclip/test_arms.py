@@ -63,7 +63,7 @@ def test_clusters_need_a_layer_to_look_at() -> None:
 
 @pytest.mark.parametrize("word", ["bogus", "angle", "angle:1.1:5:6", "angle:0.5", "none:1", ""])
 def test_pacings_that_are_none(word: str) -> None:
-    with pytest.raises(ValueError, match="pacing|by_angle"):
+    with pytest.raises(ValueError, match=r"pacing|by_angle"):
         arms_of("sample", "clip:1", "0", word)
 
 
