@@ -159,8 +159,8 @@ def _loaded(name: str) -> Loop:
     module, _, function = name.partition(":")
     if not (module and function):
         raise Usage(f"--loop {name!r}: expected module:function.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if sys.path[:1] != [here := os.getcwd()]:
+        sys.path.insert(0, here)  # first, since installed packages share names such as benchmarks
     try:
         found = getattr(import_module(module), function)
     except Exception as error:  # a user's code may raise anything

@@ -149,8 +149,8 @@ def _own(config: Mapping[str, Any]) -> Task:
             f"Unknown task {config['task']!r}: expected digits, text, {', '.join(_BY_PATH)} or "
             "module:function."
         )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if sys.path[:1] != [here := os.getcwd()]:
+        sys.path.insert(0, here)  # first, since installed packages share names such as benchmarks
     try:
         made = getattr(import_module(module), function)()
     except Exception as error:  # a user's code may raise anything

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ def test_a_format_of_too_many_fillings_is_ranked_among_references() -> None:
     assert family.vast is not None
     assert family.vast.size == 10**9
     assert (family.space, family.references) == (None, config()["references"])
+
+
+def test_the_working_directory_comes_before_installed_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `benchmarks`, which other packages install at top level too."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, name in ((here, "tiny"), (there, "unnamed")):
+        folder.mkdir()
+        (folder / "shared_name.py").write_text(f"from own_tasks import {name} as mine\n")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(there)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
+    assert task_of(config(task="shared_name:mine")).name == "tiny"
 
 
 def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
