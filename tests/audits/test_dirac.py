@@ -163,3 +163,13 @@ def test_noise_that_is_too_small_is_seen_however_small(share: float) -> None:
 def test_noise_that_cannot_be_measured_is_refused(beside: NDArray[np.float64]) -> None:
     with pytest.raises(ValueError, match="no canary owns"):
         scores(np.zeros((2, 3)), beside, rate=0.5, noise_multiplier=1.0, alpha=0.05)
+
+
+def test_a_canary_is_in_where_its_ratio_is_above_the_best_threshold() -> None:
+    rng = np.random.default_rng(0)
+    observed, beside = rng.standard_normal((30, 50)), rng.standard_normal((30, 100))
+    seen = float(np.sqrt((beside**2).mean()))
+    best = plan(canaries=50, rate=0.1, steps=30, noise_multiplier=seen, alpha=0.05).threshold
+    found = scores(observed, beside, rate=0.1, noise_multiplier=2.0, alpha=0.05)
+    assert best != 0
+    assert ((found > 0) == (log_ratio(observed, 0.1, seen) > best)).all()
