@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import Dataset, TensorDataset
 
-from audits.tasks.task import Draw, Family, Task
+from audits.tasks.task import Draw, Task, families_of
 
 CLASSES = 10
 SHAPE = (64,)
@@ -62,10 +62,7 @@ def task(recipes: Mapping[str, Callable[[Digits], Draw]], references: int = 1000
         epochs=15,
         lr=0.2,
         lrs=(0.05, 0.2, 0.8, 3.2),
-        families={
-            name: Family(recipe(data), cross_entropies, references)
-            for name, recipe in recipes.items()
-        },
+        families=families_of(recipes, data, cross_entropies, references),
         features="3",
     )
 

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from audits.tasks.digits import cross_entropies
 from audits.tasks.image_files import Picture, pictures, pixels
 from audits.tasks.labelled import Labelled, accuracy, places
-from audits.tasks.task import Draw, Family, Task
+from audits.tasks.task import Draw, Task, families_of
 
 SIZE = 32
 SHAPE = (3, SIZE, SIZE)
@@ -94,10 +94,7 @@ def task(
         epochs=8,
         lr=0.0125,
         lrs=(0.003, 0.0125, 0.05, 0.2),
-        families={
-            name: Family(recipe(data), cross_entropies, references)
-            for name, recipe in recipes.items()
-        },
+        families=families_of(recipes, data, cross_entropies, references),
         facts=data.facts,
         features="dense",
     )

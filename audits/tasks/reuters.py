@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from audits.tasks.digits import cross_entropies
 from audits.tasks.labelled import Labelled, accuracy, places
 from audits.tasks.reuters_sgml import Document, mod_apte
-from audits.tasks.task import Draw, Family, Task
+from audits.tasks.task import Draw, Task, families_of
 
 LENGTH = 200
 """Words of a record; longer documents (one in eight) are cut, shorter ones padded."""
@@ -138,10 +138,7 @@ def task(
         epochs=6,
         lr=8e-3,
         lrs=(2e-3, 8e-3, 3.2e-2),
-        families={
-            name: Family(recipe(data), cross_entropies, references)
-            for name, recipe in recipes.items()
-        },
+        families=families_of(recipes, data, cross_entropies, references),
         facts=data.facts,
         features="dense",
     )

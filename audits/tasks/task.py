@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from audits.extraction import Search
+
+T = TypeVar("T")
 
 METRICS = ("acc", "wer", "cer", "ppl", "bleu", "chrf")
 """Measures of utility that reports know; of acc, bleu and chrf more is better, of others less."""
@@ -70,6 +72,23 @@ class Family:
     references: int = 1000
     space: Space | None = None
     vast: Vast | None = None
+
+
+def families_of(
+    recipes: Mapping[str, Callable[[T], Draw]],
+    data: T,
+    losses: Callable[[nn.Module, Any], Tensor],
+    references: int,
+) -> dict[str, Family]:
+    """Returns families of canaries that are scored as records are, each among sampled references.
+
+    Args:
+        recipes: family -> (data -> recipe).
+        data: that the recipes draw from.
+        losses: (model, batch) -> [B].
+        references: held-out records of each family.
+    """
+    return {name: Family(recipe(data), losses, references) for name, recipe in recipes.items()}
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def test_no_claim_is_ever_exceeded(rule, kind, seed, scale):
 
 
 def test_the_table():
-    """Radii of privacy.md, times the bound."""
+    """The radii that each grouping claims, times the bound."""
     for grouping, radii in (
         (per_sample(), 1.0),
         (micro_batches(4, slots="random"), 2.0),
