@@ -44,6 +44,9 @@ class Private(NamedTuple):
     sizes: Callable[[], Sequence[float]] | None = None
 
 
+Observe = Callable[[str, float, int], None]
+"""(series, value, step) -> nothing: called while a run is at work."""
+
 Privatize = Callable[[nn.Module, Optimizer, DataLoader[Any], int], Private]
 """(model, optimizer, loader, seed) -> the run made private."""
 
@@ -95,8 +98,16 @@ def train(
     records: Any,
     setting: Setting,
     privatize: Privatize,
+    observe: Observe | None = None,
 ) -> Outcome:
     """Returns a trained model and how training went.
+
+    Args:
+        task: what is trained.
+        records: what on.
+        setting: how.
+        privatize: makes the run private.
+        observe: gets every point of the training loss as soon as it is there.
 
     Raises:
         Diverged: the loss is not finite.
@@ -128,6 +139,8 @@ def train(
                     "Use a smaller one."
                 )
             losses.append((steps, loss))
+            if observe is not None:
+                observe("train/loss", loss, steps)
             clipped.append((steps, private.clipped()))
             if epoch % max(1, setting.epochs // _EPSILONS) == 0:  # the accountant takes its time
                 epsilons.append((steps, private.epsilon(setting.delta)))

@@ -1,101 +1,128 @@
 """Runs in MLflow: an experiment per task, a parent per sweep, a child per arm and seed."""
 
-import logging
-import math
-import os
-import time
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from reports.arms import COLORS, arm_of, run_name
-from reports.claims import bound_text, claims_epsilon, guarantee_text, verdict_text
-from reports.intervals import NULL_EXPOSURE
-from reports.rows import UTILITIES, Row, number, plain, text, utility_of
+from reports.arms import run_name
+from reports.experiment import Experiment, open_experiment, tracking_uri
+from reports.rows import Row
+from reports.run_content import (
+    ARM_TAG,
+    COLOR_TAG,
+    KIND_TAG,
+    TAG_LIMIT,
+    Series,
+    fact_tags,
+    headline,
+    params,
+    points,
+    tags,
+)
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param
-    from mlflow.tracking import MlflowClient
+    from mlflow.entities import DatasetInput, RunTag
 
-Series: TypeAlias = Mapping[str, Sequence[tuple[int, float]]]
+__all__ = [
+    "CHUNK",
+    "TAG_LIMIT",
+    "Experiment",
+    "Origin",
+    "ended",
+    "fail",
+    "finish",
+    "has_run",
+    "log_run",
+    "open_experiment",
+    "start_run",
+    "start_sweep",
+    "tracking_uri",
+]
 
-PARAMS = (
-    *("clip", "weighting", "C", "sigma", "mb", "world", "q", "steps", "lr", "delta", "seed"),
-    *("model", "canaries"),
-)
-METRICS = (
-    *(utility.column for utility in UTILITIES),
-    *("exposure", "exp_low", "exp_high", "norm_pct", "auc", "auc_low", "auc_high", "coin_p"),
-    *("before_p", "eps_lb", "eps_lb_ceiling", "eps", "clipfrac", "ex_per_s", "peak_mb"),
-)
-SHORTER = {"eps_lb_ceiling": "eps_ceil"}  # columns too wide for MLflow's table
-FACTS = frozenset({"unit", "accountant", "sampling", "rng"})
 CHUNK = 1000  # metrics per request that MLflow accepts
-TAG_LIMIT = 8000  # characters per tag that MLflow accepts
 COMPARE = "compare"
+DIGEST_LIMIT = 36  # characters of a dataset's digest that MLflow accepts
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """An open experiment: what every function here writes to."""
+class Origin:
+    """When a run happened, and on what.
 
-    client: "MlflowClient"
-    id: str
-    name: str
-
-
-def tracking_uri(store: Path) -> str:
-    """Returns where runs go: the user's MLFLOW_TRACKING_URI, or a database in the store."""
-    chosen = os.environ.get("MLFLOW_TRACKING_URI")
-    return chosen or f"sqlite:///{(store.resolve() / 'mlflow.db').as_posix()}"
-
-
-def open_experiment(store: Path, task: str) -> Experiment:
-    """Returns the experiment `dpclip-<task>`, made with its database where it is missing.
-
-    Call it in the parent process, before any worker starts: workers that meet a cold database
-    all migrate it, and most of them die.
-
-    Raises:
-        ValueError: If the task has a slash, or somebody deleted the experiment.
+    Attributes:
+        started: In Unix seconds; None where nobody knows, and the time of logging takes its place.
+        ended: The same of its end.
+        data: Name of the training records; nothing of them is stored.
+        digest: Of the training records, at most 36 characters are kept; empty for none.
+        facts: What else is known of the records, such as how many they are.
     """
-    if not task or "/" in task:
-        raise ValueError(f"task is {task!r}, expected a name without a slash; rename the task")
-    client = _client(store)
-    name = f"dpclip-{task}"
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # A server that the user chose keeps its files where it wants.
-        own = not os.environ.get("MLFLOW_TRACKING_URI")
-        place = (store.resolve() / "artifacts").as_uri() if own else None
-        return Experiment(client, client.create_experiment(name, place), name)
-    if found.lifecycle_stage != "active":
-        raise ValueError(
-            f"experiment {name!r} was deleted, expected an active one; restore it with "
-            f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
-        )
-    return Experiment(client, found.experiment_id, name)
+
+    started: float | None = None
+    ended: float | None = None
+    data: str = ""
+    digest: str = ""
+    facts: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
 
-def start_sweep(experiment: Experiment, name: str, facts: Mapping[str, str] | None = None) -> str:
-    """Returns the id of a new parent run. It carries tags and files, never metrics."""
-    tags = {"dpclip.kind": "sweep", **_facts(facts or {})}
-    run = experiment.client.create_run(experiment.id, tags=tags, run_name=name)
-    return str(run.info.run_id)
+def has_run(experiment: Experiment, run_id: str) -> bool:
+    """Whether the experiment holds that run, and nobody deleted it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        info = experiment.client.get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return bool(info.experiment_id == experiment.id and info.lifecycle_stage == "active")
+
+
+def start_sweep(
+    experiment: Experiment,
+    name: str,
+    facts: Mapping[str, str] | None = None,
+    started: float | None = None,
+) -> str:
+    """Returns the id of a new parent run. It carries tags and files, never metrics.
+
+    Args:
+        experiment: Where to.
+        name: Of the run.
+        facts: As in `log_run`.
+        started: When its first run began, in Unix seconds; now if not given.
+    """
+    held = {KIND_TAG: "sweep", **fact_tags(facts or {})}
+    return _begun(experiment, name, held, started)
+
+
+def start_run(experiment: Experiment, row: Row, *, kind: str = "train") -> str:
+    """Returns the id of a run that is RUNNING; `log_run` with this id ends it.
+
+    Args:
+        experiment: Where to.
+        row: As much of the run's row as is known before it starts.
+        kind: `train` or `audit`.
+    """
+    held = tags(row, kind, None)
+    known = {key: held[key] for key in (KIND_TAG, ARM_TAG, COLOR_TAG)}
+    return _begun(experiment, run_name(row), known)
 
 
 def finish(
-    experiment: Experiment, sweep_id: str, note: str = "", files: Sequence[Path] = ()
+    experiment: Experiment,
+    sweep_id: str,
+    note: str = "",
+    files: Sequence[Path] = (),
+    ended: float | None = None,
 ) -> None:
     """Puts the report's files under compare/, sets the note, and marks the run FINISHED."""
     for path in files:
         experiment.client.log_artifact(sweep_id, str(path), COMPARE)
     if note:
         experiment.client.set_tag(sweep_id, "mlflow.note.content", note[:TAG_LIMIT])
-    experiment.client.set_terminated(sweep_id, "FINISHED")
+    experiment.client.set_terminated(sweep_id, "FINISHED", _ms(ended))
 
 
 def fail(experiment: Experiment, run_id: str, error: BaseException) -> None:
@@ -116,6 +143,9 @@ def ended(experiment: Experiment, run_id: str) -> Iterator[str]:
         raise
 
 
+_UNKNOWN = Origin()
+
+
 def log_run(
     experiment: Experiment,
     row: Row,
@@ -126,6 +156,8 @@ def log_run(
     facts: Mapping[str, str] | None = None,
     series: Series | None = None,
     artifacts: Path | None = None,
+    origin: Origin = _UNKNOWN,
+    run_id: str | None = None,
 ) -> str:
     """Writes one finished run and returns its id.
 
@@ -139,6 +171,8 @@ def log_run(
         series: Name (`train/loss`) to (step, value) pairs, steps from 1 and growing. Values that
             are not finite are left out, as they would ruin the axes.
         artifacts: A folder whose content becomes the run's artifacts.
+        origin: When it happened and on what.
+        run_id: A run that `start_run` began; a new one if not given.
 
     Raises:
         ValueError: If steps do not grow from 1, or a fact is unknown.
@@ -150,113 +184,47 @@ def log_run(
             "MLflow would log nothing and say nothing"
         )
     # All that may be refused is made before the run, so that no half-written run is left.
-    points, params, metrics = _points(series or {}), _params(row), _headline(row)
-    tags = _tags(row, kind, sweep_id) | _facts(facts or {})
+    curves, held = points(series or {}, origin.ended), params(row)
+    metrics = headline(row, origin.ended)
+    named = tags(row, kind, sweep_id) | fact_tags(facts or {})
     client = experiment.client
-    run = client.create_run(experiment.id, tags=tags, run_name=run_name(row, constant))
-    with ended(experiment, run.info.run_id) as run_id:
-        client.log_batch(run_id, params=params, metrics=metrics)
-        for start in range(0, len(points), CHUNK):
-            client.log_batch(run_id, metrics=points[start : start + CHUNK])
+    later = [] if run_id is None else _entities(named)
+    if run_id is None:
+        run_id = _begun(experiment, run_name(row, constant), named, origin.started)
+    with ended(experiment, run_id):
+        client.log_batch(run_id, params=held, metrics=metrics, tags=later)
+        for start in range(0, len(curves), CHUNK):
+            client.log_batch(run_id, metrics=curves[start : start + CHUNK])
+        if origin.digest:
+            client.log_inputs(run_id, [_input(origin)])
         if artifacts is not None:
             client.log_artifacts(run_id, str(artifacts))
-        client.set_terminated(run_id, "FINISHED")
-    return str(run_id)
+        client.set_terminated(run_id, "FINISHED", _ms(origin.ended))
+    return run_id
 
 
-def _client(store: Path) -> "MlflowClient":
-    """Returns a client of the store; telemetry is off before MLflow is imported."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow.tracking import MlflowClient
-
-    # It announces each new database, in the middle of what the user reads.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-
-    store.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=tracking_uri(store))
+def _begun(
+    experiment: Experiment, name: str, held: Mapping[str, str], started: float | None = None
+) -> str:
+    run = experiment.client.create_run(experiment.id, _ms(started), tags=dict(held), run_name=name)
+    return str(run.info.run_id)
 
 
-def _params(row: Row) -> "list[Param]":
-    from mlflow.entities import Param
+def _entities(held: Mapping[str, str]) -> "list[RunTag]":
+    from mlflow.entities import RunTag
 
-    held = {key: plain(row.get(key), key) for key in PARAMS}
-    return [
-        Param(key, _word(value))
-        for key, value in held.items()
-        if value == value and value is not None
-    ]
+    return [RunTag(key, value) for key, value in held.items()]
 
 
-def _word(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _input(origin: Origin) -> "DatasetInput":
+    """Returns the training records as MLflow shows them: a name and a digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest = origin.digest[:DIGEST_LIMIT]
+    told = json.dumps(dict(origin.facts))
+    data = Dataset(origin.data or "training records", digest, "digest", "{}", profile=told)
+    return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
 
 
-def _headline(row: Row) -> "list[Metric]":
-    """Returns the headline metrics at four significant digits; what is not finite is left out."""
-    values = {key: number(row, key) for key in METRICS}
-    return [
-        _metric(SHORTER.get(key, key), float(f"{v:.4g}"), 0)
-        for key, v in values.items()
-        if math.isfinite(v)
-    ]
-
-
-def _points(series: Series) -> "list[Metric]":
-    for name, points in series.items():
-        steps = [0, *(step for step, _ in points)]
-        wrong = next((b for a, b in pairwise(steps) if b <= a), None)
-        if wrong is not None:
-            raise ValueError(
-                f"series {name!r} has step {wrong} out of order, expected growing steps from 1; "
-                "after a resume, start behind the last step that was logged"
-            )
-    return [
-        _metric(name, value, step)
-        for name, points in series.items()
-        for step, value in points
-        if math.isfinite(value)
-    ]
-
-
-def _metric(key: str, value: float, step: int) -> "Metric":
-    from mlflow.entities import Metric
-
-    return Metric(key, float(value), int(time.time() * 1000), step)
-
-
-def _tags(row: Row, kind: str, sweep_id: str | None) -> dict[str, str]:
-    parent = {"mlflow.parentRunId": sweep_id} if sweep_id else {}
-    return {
-        "dpclip.kind": kind,
-        "dpclip.guarantee": guarantee_text(row)[:TAG_LIMIT],
-        "dpclip.verdict": text(row, "verdict", missing="not-claimed"),
-        "dpclip.bound": bound_text(row),
-        "mlflow.runColor": COLORS[arm_of(row).clip],
-        "mlflow.note.content": note(row)[:TAG_LIMIT],
-        **parent,
-    }
-
-
-def _facts(facts: Mapping[str, str]) -> dict[str, str]:
-    unknown = sorted(set(facts) - FACTS)
-    if unknown:
-        raise ValueError(
-            f"fact {unknown[0]!r} is unknown, expected any of {', '.join(sorted(FACTS))}"
-        )
-    return {f"dpclip.{key}": value for key, value in facts.items()}
-
-
-def note(row: Row) -> str:
-    """Returns the run's description: the verdict, the exposure, the utility, then the guarantee."""
-    utility = utility_of([row])
-    said = f"{utility.label} {number(row, utility.column):.4g}" if utility else "utility: none"
-    claim = f"epsilon {number(row, 'eps'):.3g}" if claims_epsilon(row) else "no epsilon is claimed"
-    exposure = number(row, "exposure")
-    bits = "not measured" if math.isnan(exposure) else f"{exposure:.2f} bits"
-    return (
-        f"**{text(row, 'verdict', missing='not-claimed')}**: {claim}  \n"
-        f"1x exposure {bits} (null {NULL_EXPOSURE:.2f})  \n"
-        f"{said}  \n"
-        f"\nVerdict: {verdict_text(row)}. Lower bound by the audit: {bound_text(row)}.\n"
-        f"\nGuarantee: {guarantee_text(row)}\n"
-    )
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)

@@ -1,11 +1,14 @@
-"""Looking at a store: the server's command, and the link that lands on the table of runs."""
+"""Looking at a store: the server's command, and the address that lands on the runs."""
 
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from reports.tracking import tracking_uri
+from reports.experiment import Experiment, tracking_uri
+from reports.views import TAG, TRADE_OFF
 
 PORT = 5000
+HERE = "http://127.0.0.1"
 
 
 def ui_command(store: Path, port: int = PORT) -> list[str]:
@@ -20,17 +23,51 @@ def ui_command(store: Path, port: int = PORT) -> list[str]:
             f"MLFLOW_TRACKING_URI is {uri}, expected a database; that server has its own page: "
             "open it in a browser, or unset the variable to see the runs of the store"
         )
-    where = ["--host", "127.0.0.1", "--port", str(port)]
+    # One person looks on: more workers only take longer to start.
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *where]
 
 
-def runs_link(experiment_id: str, server: str = f"http://127.0.0.1:{PORT}") -> str:
-    """Returns the address of an experiment's table of runs.
+def page_of(store: Path) -> str | None:
+    """Returns the address of the tracking server that the user chose, None for a database.
+
+    Names and passwords in it are left out, since addresses are printed.
+    """
+    parts = urlsplit(tracking_uri(store))
+    if parts.scheme not in ("http", "https"):
+        return None
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def runs_link(experiment_id: str, server: str = f"{HERE}:{PORT}", view: str | None = None) -> str:
+    """Returns the address of an experiment's runs.
 
     MLflow opens an experiment on its page for language-model apps, which is empty here; the
-    workflow in the address leads to the runs. Sorted by a metric they all show; otherwise they
-    are folded away under their sweep.
+    workflow in the address leads to the runs.
+
+    Args:
+        experiment_id: As MLflow has it.
+        server: Its address.
+        view: Key of the saved view to open; without one, it is the table. Sorted by a metric, all
+            runs show in it; otherwise they are folded away under their sweep. A view has its own
+            sorting, and one in the address would win over all of the view.
     """
     query = "compareRunsMode=TABLE&workflowType=machine_learning"
     query += "&orderByKey=metrics.%60exposure%60&orderByAsc=true"
+    if view is not None:
+        query = f"viewStateShareKey={view}&compareRunsMode=CHART&workflowType=machine_learning"
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def landing(store: Path, experiment: Experiment, port: int = PORT) -> str:
+    """Returns the address that opens the experiment on its trade-off, or its table without one."""
+    tags = experiment.client.get_experiment(experiment.id).tags
+    view = TRADE_OFF if TAG + TRADE_OFF in tags else None
+    return runs_link(experiment.id, page_of(store) or f"{HERE}:{port}", view)
+
+
+def directions(store: Path, link: str) -> str:
+    """Returns how to get to the address: a database has to be served first."""
+    if page_of(store) is not None:
+        return f"open {link}"
+    return f"dpclip ui --store {store}, or open {link} while it runs"

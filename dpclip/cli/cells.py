@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,35 +18,45 @@ from audits import gradient_audit, record_audit, trial
 from audits.planted import Planted
 from audits.sweep import Cell, Result
 from audits.tasks import Task
-from audits.trial import Scalar
+from audits.trial import Observe, Scalar
 from audits.verdict import verdict
 from canaries import GradientCanaries, digest
 from dpclip.arms import Arm
 from dpclip.cli.claims import promise
 from dpclip.cli.manifests import GRADIENTS, RECORDS, safe
 from dpclip.cli.prospects import by_records
-from dpclip.cli.tasks import gradient_canaries, plant, task_of
+from dpclip.cli.tasks import gradient_canaries, plant, records_digest, task_of
 from dpclip.loader import sample_rate
 from dpclip.measure import gradient_norms
 from dpclip.privacy_engine import PrivacyEngine
 
 
 def work(
-    config: Mapping[str, Any], weights: Path | None = None, manifests: Path | None = None
+    config: Mapping[str, Any],
+    weights: Path | None = None,
+    manifests: Path | None = None,
+    observe: Observe | None = None,
 ) -> Result:
-    """Runs one cell and returns its row, series and canaries as plain values.
+    """Runs one cell and returns its row, series, canaries, data and times as plain values.
 
     Args:
         config: everything that decides the result.
         weights: where a cell of kind train saves the model.
         manifests: folder where a cell of kind audit declares what it will do, before it trains.
+        observe: gets the training loss of a cell of kind train as it comes.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*supports no epsilon.*")  # the report says so
-        return _work(config, weights, manifests)
+        began = time.time()
+        return _work(config, weights, manifests, observe) | {"times": [began, time.time()]}
 
 
-def _work(config: Mapping[str, Any], weights: Path | None, manifests: Path | None) -> Result:
+def _work(
+    config: Mapping[str, Any],
+    weights: Path | None,
+    manifests: Path | None,
+    observe: Observe | None,
+) -> Result:
     arm = Arm(**{f.name: config[f.name] for f in dataclasses.fields(Arm)})
     task = task_of(config)
     setting = trial.Setting(
@@ -60,7 +71,7 @@ def _work(config: Mapping[str, Any], weights: Path | None, manifests: Path | Non
         arm, config["accountant"], config.get("secure", False), features=task.features
     )
     if config["kind"] == "train":
-        outcome = trial.train(task, task.train, setting, privatize)
+        outcome = trial.train(task, task.train, setting, privatize, observe)
         assert outcome.model is not None
         outcome.row.update(task.measured(outcome.model, task.test))
         if weights is not None:
@@ -78,7 +89,13 @@ def _work(config: Mapping[str, Any], weights: Path | None, manifests: Path | Non
             outcome.row.update(_by_gradients(config, arm, task, planted, setting, declared))
             outcome.row["verdict"] = verdict(outcome.row)
     row = arm.columns | {"arm": arm.label, "canaries": config["canaries"]} | outcome.row
-    return {"row": row, "series": outcome.series, "canaries": outcome.canaries}
+    data = {"digest": records_digest(task.train), "records": len(task.train)}  # type: ignore[arg-type]
+    return {
+        "row": row,
+        "series": outcome.series,
+        "canaries": outcome.canaries,
+        "data": data,
+    }
 
 
 def _by_gradients(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -13,9 +9,11 @@ from pathlib import Path
 
 from dpclip.cli.errors import Usage, asked
 from dpclip.cli.options import Compare, Doctor, Ui
+from dpclip.cli.serving import serve, show
 from reports import console, headline, read, remarks, summarize
 from reports.tracking import open_experiment
-from reports.ui import runs_link, ui_command
+from reports.ui import landing, page_of, ui_command
+from reports.unfinished import unfinished
 
 
 def compare(chosen: Compare, _words: str) -> None:
@@ -29,6 +27,8 @@ def compare(chosen: Compare, _words: str) -> None:
 def ui(chosen: Ui, _words: str) -> None:
     """Serves the store until it is interrupted, which is how it ends well.
 
+    Runs on a tracking server of the user's own are only shown: it serves itself.
+
     Raises:
         Usage: no store, or no port.
         RuntimeError: the server ended by itself.
@@ -38,26 +38,25 @@ def ui(chosen: Ui, _words: str) -> None:
     owner = chosen.store / "task"
     if not owner.exists():
         raise Usage(f"{chosen.store} is no store: run dpclip audit --store {chosen.store} first.")
-    command = asked(lambda: ui_command(chosen.store, chosen.port))
     experiment = asked(lambda: open_experiment(chosen.store, owner.read_text().strip()))
-    print(f"Open {runs_link(experiment.id, f'http://127.0.0.1:{chosen.port}')}", flush=True)
+    link = landing(chosen.store, experiment, chosen.port)
+    if page_of(chosen.store) is not None:
+        print(f"Open {link}")
+        show(link)
+        return
+    command = asked(lambda: ui_command(chosen.store, chosen.port))
+    print(f"Open {link}", flush=True)
     with suppress(KeyboardInterrupt):
-        _serve(command)
+        serve(command, link)
 
 
-def _serve(command: Sequence[str]) -> None:
-    # The server starts processes of its own; in a session of theirs, all are stopped together.
-    with subprocess.Popen(command, start_new_session=True) as server:
-        try:
-            code = server.wait()
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-    raise RuntimeError(f"The server ended with exit code {code}.")
+def doctor(chosen: Doctor, _words: str) -> None:
+    """Prints versions, whether the four packages belong together, and runs that never ended.
 
-
-def doctor(_chosen: Doctor, _words: str) -> None:
-    """Prints versions, and whether the four packages are the ones that were installed together."""
+    Raises:
+        Usage: there are no runs in the store.
+        RuntimeError: another package overwrote one of the four.
+    """
     here = Path(import_module("dpclip").__file__ or "").parent.parent
     wrong = []
     for name in ("canaries", "audits", "reports"):
@@ -72,3 +71,12 @@ def doctor(_chosen: Doctor, _words: str) -> None:
     if wrong:
         raise RuntimeError("; ".join(wrong))
     print("The four packages belong together.")
+    if chosen.store is not None:
+        _tell_unfinished(chosen.store)
+
+
+def _tell_unfinished(store: Path) -> None:
+    found = asked(lambda: unfinished(store))
+    print("\n".join([f"Runs that have not ended: {len(found) or 'none'}.", *map(str, found)]))
+    if found:
+        print("One that nothing is training was killed: mlflow runs delete --run-id ID removes it.")

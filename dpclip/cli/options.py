@@ -170,7 +170,13 @@ class Ui:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Checks the installation."""
+    """Checks the installation, and a store for runs that never ended.
+
+    Args:
+        store: folder of earlier runs; none is looked at if not given.
+    """
+
+    store: Path | None = None
 
 
 Chosen = Train | Audit | Demo | Compare | Ui | Doctor

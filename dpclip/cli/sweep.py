@@ -25,6 +25,7 @@ from dpclip.cli.self_test import self_test
 from dpclip.cli.tasks import made_of, task_of
 from reports import Provenance, console, headline, remarks, summarize, write
 from reports.tracking import open_experiment
+from reports.ui import directions
 
 _CELL = (
     *("task", "data", "limit", "batch_size", "epochs", "families", "secret", "alphabet"),
@@ -108,7 +109,7 @@ def audit(chosen: Audit, words: str) -> None:
     print("\n".join(["", headline(frame), "", console(frame), "", *remarks(rows), ""]))
     link = log_sweep(chosen.store, task.name, cells, results, files, headline(frame))
     print(f"Report: {chosen.store / 'report.md'}, with pictures beside it")
-    print(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
+    print(f"Runs: {directions(chosen.store, link)}")
     if wrong := [row["arm"] for row in rows if row["verdict"] == "contradicted"]:
         raise Contradicted(
             f"the lower bound of {wrong[0]} exceeds the epsilon it claims (alpha {chosen.alpha:g} "

@@ -10,10 +10,11 @@ from dpclip.arms import arms_of
 from dpclip.cli.cells import work
 from dpclip.cli.checks import check_options, rehearse
 from dpclip.cli.errors import Usage, asked
-from dpclip.cli.logged import log_training
+from dpclip.cli.logged import live_training, log_training
 from dpclip.cli.options import Audit, Train
 from dpclip.cli.tasks import task_of
 from reports.tracking import open_experiment
+from reports.ui import directions
 
 _UNPLANTED = ("families", "secret", "alphabet", "references", "alpha")
 _OWN = ("task", "data", "limit", "epochs", "batch_size", "delta", "accountant", "seed", "secure")
@@ -45,11 +46,14 @@ def train(chosen: Train, _words: str) -> None:
     weights = chosen.store / f"{cell.key}.safetensors"
     result = store.read(cell) if weights.exists() else None
     if result is None:
-        result = work(config, weights)
-        store.write(cell, result)
+        columns = arm.columns | {"task": task.name, "seed": chosen.seed, "lr": config["lr"]}
+        with live_training(chosen.store, cell, columns) as run:
+            result = work(config, weights, observe=run.observe)
+            store.write(cell, result)
+            run.complete(result)
     row = result["row"]
     link = log_training(chosen.store, task.name, cell, result)
     print(f"{arm.label}: {task.metric} {row[task.metric]:.4g}, epsilon {row['eps']:.4g}")
     print(row["guarantee"])
     print(f"Weights: {weights}")
-    print(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
+    print(f"Runs: {directions(chosen.store, link)}")

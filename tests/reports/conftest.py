@@ -118,7 +118,7 @@ def sweep() -> list[Row]:
     return list(make_sweep())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sweep_of() -> Callable[[int], list[dict[str, Any]]]:
     return make_sweep
 

@@ -20,9 +20,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Where the runs that really happened saved their weights."""
     ran: list[Path] = []
 
-    def count(config: dict[str, Any], weights: Path) -> Any:
+    def count(config: dict[str, Any], weights: Path, observe: Any) -> Any:
         ran.append(weights)
-        return work(config, weights)
+        return work(config, weights, observe=observe)
 
     monkeypatch.setattr(dpclip.cli.train, "work", count)
     return ran

@@ -1,0 +1,93 @@
+"""Experiments in MLflow: where runs go, and the one of a task."""
+
+import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An open experiment: what every function here writes to."""
+
+    client: "MlflowClient"
+    id: str
+    name: str
+
+
+def tracking_uri(store: Path) -> str:
+    """Returns where runs go: the user's MLFLOW_TRACKING_URI, or a database in the store."""
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    return chosen or f"sqlite:///{(store.resolve() / 'mlflow.db').as_posix()}"
+
+
+def open_experiment(store: Path, task: str) -> Experiment:
+    """Returns the experiment `dpclip-<task>`, made with its database where it is missing.
+
+    Several processes may call it at once, on one store or on one server.
+
+    Raises:
+        ValueError: If the task has a slash, or somebody deleted the experiment.
+    """
+    if not task or "/" in task:
+        raise ValueError(f"task is {task!r}, expected a name without a slash; rename the task")
+    name = f"dpclip-{task}"
+    with _alone(store):
+        client = open_client(store)
+        found = client.get_experiment_by_name(name) or _made(client, store, name)
+    if found.lifecycle_stage != "active":
+        where = "" if foreign() else f"MLFLOW_TRACKING_URI={tracking_uri(store)!r} "
+        raise ValueError(
+            f"experiment {name!r} was deleted, expected an active one; restore it with "
+            f"`{where}mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
+    return Experiment(client, found.experiment_id, name)
+
+
+def _made(client: "MlflowClient", store: Path, name: str) -> Any:
+    """Returns the experiment, made here or by another process that was faster."""
+    from mlflow.exceptions import MlflowException
+
+    # A server that the user chose keeps its files where it wants.
+    place = None if foreign() else (store.resolve() / "artifacts").as_uri()
+    try:
+        return client.get_experiment(client.create_experiment(name, place))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name)
+
+
+def foreign() -> bool:
+    """Returns whether runs go where the user told MLflow to, and not into the store."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI"))
+
+
+def _alone(store: Path) -> AbstractContextManager[Any]:
+    """Keeps other processes away from a database of our own while its tables are made.
+
+    Processes that meet a database without tables all make them, and all but one die of it.
+    """
+    if foreign():
+        return nullcontext()
+    store.mkdir(parents=True, exist_ok=True)
+    return FileLock(store / "mlflow.lock")
+
+
+def open_client(store: Path) -> "MlflowClient":
+    """Returns a client of the store; telemetry is off before MLflow is imported."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow.tracking import MlflowClient
+
+    # It announces each new database, in the middle of what the user reads.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+    store.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=tracking_uri(store))
