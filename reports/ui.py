@@ -70,4 +70,4 @@ def directions(store: Path, link: str) -> str:
     """Returns how to get to the address: a database has to be served first."""
     if page_of(store) is not None:
         return f"open {link}"
-    return f"dpclip ui --store {store}, or open {link} while it runs"
+    return f"dpclip ui --store {store}, then open {link}"

@@ -1,4 +1,5 @@
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from reports.arms import COLORS
 from reports.rows import Row
@@ -14,11 +16,14 @@ from reports.tracking import (
     CHUNK,
     TAG_LIMIT,
     Experiment,
+    Origin,
     ended,
     fail,
     finish,
+    has_run,
     log_run,
     open_experiment,
+    start_run,
     start_sweep,
     tracking_uri,
 )
@@ -66,8 +71,29 @@ def test_a_deleted_experiment_is_refused_with_the_way_back(
     store: Path, experiment: Experiment
 ) -> None:
     experiment.client.delete_experiment(experiment.id)
-    with pytest.raises(ValueError, match=f"restore --experiment-id {experiment.id}"):
+    with pytest.raises(ValueError, match="was deleted, expected an active one") as found:
         open_experiment(store, "digits")
+    command = shlex.split(str(found.value).split("`")[1])
+    assert command[0] == f"MLFLOW_TRACKING_URI={tracking_uri(store)}"
+    assert command[1:] == ["mlflow", "experiments", "restore", "--experiment-id", experiment.id]
+    experiment.client.restore_experiment(experiment.id)
+    assert open_experiment(store, "digits").id == experiment.id
+
+
+def test_an_experiment_that_another_process_made_first_is_taken(
+    store: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not there when this process looked, and is when it makes it."""
+    look = MlflowClient.get_experiment_by_name
+    seen: list[str] = []
+
+    def late(client: MlflowClient, name: str) -> Any:
+        seen.append(name)
+        return None if len(seen) == 1 else look(client, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    assert open_experiment(store, "digits").id == experiment.id
+    assert len(seen) == 2
 
 
 def test_a_task_with_a_slash_is_refused(store: Path) -> None:
@@ -307,3 +333,52 @@ def test_requests_stay_within_what_mlflow_accepts() -> None:
 def test_a_long_guarantee_is_cut_to_what_a_tag_holds(experiment: Experiment, row: MakeRow) -> None:
     run = experiment.client.get_run(log_run(experiment, row(guarantee="x" * 9000)))
     assert len(run.data.tags["dpclip.guarantee"]) == TAG_LIMIT
+
+
+def test_a_run_took_as_long_as_it_took(experiment: Experiment, row: MakeRow) -> None:
+    """However long after it ended it was logged."""
+    sweep_id = start_sweep(experiment, "sweep", started=900.0)
+    origin = Origin(started=1000.25, ended=1012.5)
+    run_id = log_run(experiment, row(), series={"train/loss": [(1, 1.0)]}, origin=origin)
+    finish(experiment, sweep_id, ended=2000.0)
+    info = experiment.client.get_run(run_id).info
+    assert (info.start_time, info.end_time) == (1_000_250, 1_012_500)
+    info = experiment.client.get_run(sweep_id).info
+    assert (info.start_time, info.end_time) == (900_000, 2_000_000)
+    (point,) = experiment.client.get_metric_history(run_id, "train/loss")
+    assert point.timestamp == 1_012_500
+
+
+def test_training_records_are_a_name_and_a_digest(experiment: Experiment, row: MakeRow) -> None:
+    origin = Origin(data="digits", digest="0123456789" * 7, facts={"records": 1797})
+    run = experiment.client.get_run(log_run(experiment, row(), origin=origin))
+    (held,) = run.inputs.dataset_inputs
+    assert (held.dataset.name, held.dataset.digest) == ("digits", ("0123456789" * 4)[:36])
+    assert (held.dataset.source, held.dataset.profile) == ("{}", '{"records": 1797}')
+    assert [(tag.key, tag.value) for tag in held.tags] == [("mlflow.data.context", "training")]
+    without = experiment.client.get_run(log_run(experiment, row(seed=1)))
+    assert without.inputs.dataset_inputs == []
+
+
+def test_a_run_is_seen_while_it_is_at_work(experiment: Experiment, row: MakeRow) -> None:
+    settings = {key: row(**NOISE)[key] for key in ("task", *NOISE)}
+    run_id = start_run(experiment, settings)
+    begun = experiment.client.get_run(run_id)
+    assert (begun.info.status, begun.info.run_name) == ("RUNNING", "sample C1 s0.5 seed2")
+    assert begun.data.tags["mlflow.runColor"] == COLORS["sample"]
+    assert "dpclip.verdict" not in begun.data.tags  # nobody knows yet
+    assert log_run(experiment, row(**NOISE, **CLAIM), kind="train", run_id=run_id) == run_id
+    run = experiment.client.get_run(run_id)
+    assert (run.info.status, run.info.start_time) == ("FINISHED", begun.info.start_time)
+    assert run.data.tags["dpclip.verdict"] == "consistent"
+    assert run.data.metrics["eps"] == 3.142
+    assert len(experiment.client.search_runs([experiment.id])) == 1
+
+
+def test_a_run_that_is_gone_is_not_there(store: Path, experiment: Experiment, row: MakeRow) -> None:
+    run_id = log_run(experiment, row())
+    assert has_run(experiment, run_id)
+    assert not has_run(open_experiment(store, "text"), run_id)
+    assert not has_run(experiment, "0" * 32)
+    experiment.client.delete_run(run_id)
+    assert not has_run(experiment, run_id)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.ui import runs_link, ui_command
+from reports.ui import directions, page_of, runs_link, ui_command
 
 
 def test_the_server_is_this_pythons_mlflow_on_this_machine(
@@ -13,7 +13,7 @@ def test_the_server_is_this_pythons_mlflow_on_this_machine(
     assert ui_command(tmp_path, port=5001) == [
         *(sys.executable, "-m", "mlflow", "ui"),
         *("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"),
-        *("--host", "127.0.0.1", "--port", "5001"),
+        *("--host", "127.0.0.1", "--port", "5001", "--workers", "1"),
     ]
 
 
@@ -30,4 +30,34 @@ def test_the_link_lands_on_the_table_of_runs() -> None:
         "http://localhost:5001/#/experiments/7/runs"
         "?compareRunsMode=TABLE&workflowType=machine_learning"
         "&orderByKey=metrics.%60exposure%60&orderByAsc=true"
+    )
+
+
+def test_a_view_has_its_own_sorting() -> None:
+    """MLflow ignores the view where the address sorts or filters."""
+    link = runs_link("7", view="trade-off")
+    assert link == (
+        "http://127.0.0.1:5000/#/experiments/7/runs?viewStateShareKey=trade-off"
+        "&compareRunsMode=CHART&workflowType=machine_learning"
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "page"),
+    [
+        ("", None),
+        ("sqlite:///x.db", None),
+        ("postgresql://me:word@db/runs", None),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://me:word@runs.example/lab", "https://runs.example/lab"),
+    ],
+)
+def test_a_server_has_a_page_and_its_password_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, page: str | None
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert page_of(tmp_path) == page
+    told = directions(tmp_path, "LINK")
+    assert told == (
+        f"dpclip ui --store {tmp_path}, then open LINK" if page is None else "open LINK"
     )

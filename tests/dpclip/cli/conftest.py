@@ -1,6 +1,7 @@
 """Calling the command line: in this process, into stores whose database is already made."""
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,3 +58,13 @@ def call(
         return Ended(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    def free_port() -> int:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return int(found.getsockname()[1])
+
+    return free_port

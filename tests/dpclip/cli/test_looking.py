@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,9 @@ from urllib.request import urlopen
 import pytest
 
 import dpclip.cli.looking
+import dpclip.cli.serving
 from reports import Provenance, write
+from reports.tracking import open_experiment, start_sweep
 
 Call = Callable[..., Any]
 ROW = {"task": "tiny", "clip": "none", "weighting": "none", "sigma": 0.0, "seed": 0, "acc": 0.9}
@@ -71,6 +72,7 @@ def test_a_server_that_ends_by_itself_is_a_failure(
     (store / "task").write_text("tiny\n")
     ends = [sys.executable, "-c", "raise SystemExit(7)"]
     monkeypatch.setattr(dpclip.cli.looking, "ui_command", lambda _store, _port: ends)
+    monkeypatch.setattr(dpclip.cli.serving, "has_screen", lambda: False)
     ended = call("ui", "--store", str(store))
     assert ended.code == 1
     assert "exit code 7" in ended.err
@@ -95,10 +97,41 @@ def test_doctor_tells_of_a_package_that_is_another(
     assert f"audits is {tmp_path}/audits, not dpclip's" in ended.err
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def test_doctor_tells_of_runs_that_never_ended(call: Call, store: Path) -> None:
+    ended = call("doctor", "--store", str(store))
+    assert "Runs that have not ended: none." in ended.out
+    experiment = open_experiment(store, "tiny")
+    run_id = start_sweep(experiment, "sweep", started=time.time() - 7300)
+    ended = call("doctor", "--store", str(store))
+    assert (ended.code, ended.err) == (0, "")
+    assert "Runs that have not ended: 1." in ended.out
+    assert f"dpclip-tiny: sweep 'sweep' ({run_id}) began 2 hours ago" in ended.out
+    assert "mlflow runs delete --run-id ID" in ended.out
+
+
+def test_doctor_on_a_folder_without_runs_is_refused(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    ended = call("doctor", "--store", "missing")
+    assert ended.code == 2
+    assert "missing has no mlflow.db" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ui_on_a_tracking_server_shows_its_page_and_serves_nothing(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "task").write_text("tiny\n")
+    experiment = open_experiment(store, "tiny")
+    monkeypatch.setattr(dpclip.cli.looking, "open_experiment", lambda *_: experiment)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://runs.example:5000")
+    shown: list[str] = []
+    monkeypatch.setattr(dpclip.cli.looking, "show", shown.append)
+    ended = call("ui", "--store", str(store))
+    assert (ended.code, ended.err) == (0, "")
+    assert shown == [ended.out.split()[1]]
+    assert shown[0].startswith(f"http://runs.example:5000/#/experiments/{experiment.id}/runs?")
 
 
 def answers(port: int) -> bool:
@@ -127,7 +160,7 @@ def of_store(store: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("ends", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_ui_serves_until_it_is_stopped_and_leaves_nothing(
-    store: Path, ends: signal.Signals, code: int
+    store: Path, free_port: Call, ends: signal.Signals, code: int
 ) -> None:
     (store / "task").write_text("tiny\n")
     port = free_port()

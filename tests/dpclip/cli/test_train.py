@@ -28,9 +28,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return ran
 
 
-def logged(store: Path) -> int:
+def runs(store: Path) -> list[Any]:
     experiment = open_experiment(store, "tiny")
-    return len(experiment.client.search_runs([experiment.id]))
+    return list(experiment.client.search_runs([experiment.id]))
+
+
+def logged(store: Path) -> int:
+    return len(runs(store))
 
 
 def test_weights_load_back_to_the_same_accuracy(
@@ -117,6 +121,41 @@ def test_training_that_diverges_is_a_failure(call: Call, store: Path) -> None:
     ended = call(*WORDS, "--grouping", "none", "--lr", "1e38", "--store", str(store))
     assert ended.code == 1
     assert "Use a smaller one" in ended.err
+    (run,) = runs(store)
+    assert (run.info.status, run.info.run_name) == ("FAILED", "none seed0")
+
+
+def test_a_run_is_seen_while_it_trains(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def look(config: dict[str, Any], weights: Path, observe: Any) -> Any:
+        def observed(name: str, value: float, step: int) -> None:
+            observe(name, value, step)
+            seen.append((runs(store)[0].info.status, step))
+
+        return work(config, weights, observe=observed)
+
+    monkeypatch.setattr(dpclip.cli.train, "work", look)
+    assert call(*WORDS, "--store", str(store)).code == 0
+    (run,) = runs(store)
+    assert {status for status, _ in seen} == {"RUNNING"}
+    assert (run.info.status, run.data.tags["dpclip.kind"]) == ("FINISHED", "train")
+    client = open_experiment(store, "tiny").client
+    loss = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in loss] == [step for _, step in seen]
+    assert client.get_metric_history(run.info.run_id, "clip/fraction")
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.name == "tiny"
+
+
+@pytest.mark.parametrize(("words", "rng"), [((), "seeded"), (("--secure", "true"), "secure")])
+def test_the_run_tells_where_its_noise_came_from(
+    call: Call, store: Path, words: tuple[str, ...], rng: str
+) -> None:
+    assert call(*WORDS, "--noise", "0.5", *words, "--store", str(store)).code == 0
+    assert runs(store)[0].data.tags["dpclip.rng"] == rng
 
 
 def test_defaults_are_one_arm() -> None:
