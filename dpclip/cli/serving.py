@@ -12,6 +12,7 @@ from contextlib import suppress
 from urllib.error import URLError
 from urllib.request import urlopen
 
+_QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # processes for language-model apps
 _PATIENCE = 0.5  # seconds between two looks at whether the server answers
 
 
@@ -26,7 +27,8 @@ def serve(command: Sequence[str], link: str) -> None:
         RuntimeError: the server ended by itself.
     """
     # The server starts processes of its own; in a session of theirs, all are stopped together.
-    with subprocess.Popen(command, start_new_session=True) as server:
+    environment = os.environ | _QUIET
+    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             if has_screen():
                 _open_when_up(server, link)

@@ -57,7 +57,5 @@ def test_a_server_has_a_page_and_its_password_is_not_told(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert page_of(tmp_path) == page
-    told = directions(tmp_path, "LINK")
-    assert told == (
-        f"dpclip ui --store {tmp_path}, then open LINK" if page is None else "open LINK"
-    )
+    served = f"dpclip ui --store {tmp_path}, then open LINK"
+    assert directions(tmp_path, "LINK") == (served if page is None else "open LINK")
