@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reports.arms import shared_settings
 from reports.experiment import Experiment
 from reports.rows import Row, number, text, utility_of
 from reports.run_content import ARM_TAG, KIND_TAG, METRICS, PARAMS, SHORTER
@@ -79,7 +80,7 @@ def _trade_off(rows: Sequence[Row], utility: Sequence[str]) -> dict[str, Any]:
     scatters = [
         _card(f"scatter {name}", "SCATTER", **_scatter(name, kind)) for name, kind in against
     ]
-    settings = _everywhere(rows, ("clip", "weighting", "sigma"), 2)
+    settings = _everywhere(rows, _varied(rows, ("clip", "weighting", "sigma")), 2)
     found = [*utility, *_everywhere(rows, ("auc", "norm_pct"), 2), "exposure"]
     lines = _card("parallel", "PARALLEL", _WIDE, **_parallel(settings, found))
     return _page(rows, utility, [*scatters, lines]) | {"groupBy": None}
@@ -126,7 +127,7 @@ def _page(
 
 def _columns(rows: Sequence[Row], utility: Sequence[str]) -> list[str]:
     """Returns which columns of the table of runs are shown: what varies, and what was found."""
-    settings = [f"params.`{name}`" for name in _SHOWN if len(set(_words(rows, name))) > 1]
+    settings = [f"params.`{name}`" for name in _varied(rows, _SHOWN)]
     found = [name for name in (*utility, *_FOUND) if any(_has(row, name) for row in rows)]
     return [
         *settings,
@@ -140,6 +141,12 @@ def _everywhere(rows: Sequence[Row], names: Iterable[str], least: int = 1) -> li
     """Returns the columns that all runs have, with that many values or more."""
     full = [name for name in names if all(_has(row, name) for row in rows)]
     return [name for name in full if len(set(_words(rows, name))) >= least]
+
+
+def _varied(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
+    """Returns the settings that differ between clipped runs; `none` is told by `clip` alone."""
+    shared = shared_settings(rows)
+    return [name for name in names if name not in shared and len(set(_words(rows, name))) > 1]
 
 
 def _words(rows: Sequence[Row], name: str) -> list[str]:

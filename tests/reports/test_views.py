@@ -57,6 +57,16 @@ def test_columns_are_those_that_vary_and_what_was_found(row: Any) -> None:
     ]
 
 
+def test_what_all_clipped_runs_share_is_no_column(row: Any) -> None:
+    """Runs without clipping have neither a weighting nor a bound, and say so by `clip`."""
+    rows = [row(), row(clip="sample", weighting="clip", C=1.0, mb=1)]
+    first, _ = views(rows)
+    assert first.state["selectedColumns"][:3] == [
+        *("params.`clip`", "params.`mb`", "metrics.`acc`"),
+    ]
+    assert cards(first, "PARALLEL")[0]["selectedParams"] == ["clip"]
+
+
 def test_the_other_view_groups_the_seeds_of_an_arm(sweep: list[Row]) -> None:
     _, second = views(sweep)
     assert (second.key, second.name) == ("by-granularity", "by granularity")
