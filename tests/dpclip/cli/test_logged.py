@@ -127,6 +127,44 @@ def test_a_training_run_is_logged_once(store: Path, cells: list[Cell]) -> None:
     assert "mlflow.parentRunId" not in run.data.tags
 
 
+def test_what_is_gone_is_logged_again(store: Path, cells: list[Cell]) -> None:
+    """Somebody deleted the run, or the whole database."""
+    result = work(cells[1].config | {"kind": "train"})
+    for left in (0, 1):
+        log_training(store, "tiny", cells[1], result)
+        (run,) = runs(store, "train")
+        assert len(json.loads((store / "logged.json").read_text())) == 1
+        if not left:
+            open_experiment(store, "tiny").client.delete_run(run.info.run_id)
+            assert runs(store, "train") == []
+
+
+def test_a_run_has_its_own_times_and_its_data(store: Path, cells: list[Cell]) -> None:
+    results = [work(cell.config, manifests=store / "manifests") for cell in cells]
+    times = [result["times"] for result in results]
+    assert all(0 < last - began < 600 for began, last in times)
+    assert times[0][1] <= times[1][0]
+    log_sweep(store, "tiny", cells, results, [], "the note")
+    children = {run.data.params["clip"]: run for run in runs(store, "audit")}
+    for (began, last), clip in zip(times, ("none", "sample"), strict=True):
+        info = children[clip].info
+        assert (info.start_time, info.end_time) == (int(began * 1000), int(last * 1000))
+    (parent,) = runs(store, "sweep")
+    assert parent.info.start_time == children["none"].info.start_time
+    assert parent.info.end_time == children["sample"].info.end_time
+    digests = {run.inputs.dataset_inputs[0].dataset.digest for run in children.values()}
+    assert [len(digest) for digest in digests] == [36]  # the same records in both
+
+
+def test_results_of_an_older_version_are_logged_without(store: Path, cells: list[Cell]) -> None:
+    result = work(cells[1].config | {"kind": "train"})
+    old = {key: value for key, value in result.items() if key not in ("times", "data")}
+    log_training(store, "tiny", cells[1], old)
+    (run,) = runs(store, "train")
+    assert run.inputs.dataset_inputs == []
+    assert run.info.start_time > result["times"][1] * 1000
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
 def test_a_damaged_memory_is_no_reason_to_fail(
     store: Path, cells: list[Cell], content: str

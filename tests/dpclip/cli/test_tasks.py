@@ -9,7 +9,7 @@ import torch
 
 from audits.tasks import Task, images, reuters
 from dpclip.cli.options import Audit
-from dpclip.cli.tasks import plant, task_of
+from dpclip.cli.tasks import plant, records_digest, task_of
 from dpclip.measure import gradient_norms
 from tests.audits.tasks import folders
 
@@ -198,3 +198,13 @@ def test_canaries_and_references_are_different_records() -> None:
     assert (len(mine), len(twins)) == (10, 20)
     assert not mine & twins
     assert not data & (mine | twins)
+
+
+def test_a_digest_of_records_is_of_their_content_and_number() -> None:
+    records = [(torch.ones(2) * i, i) for i in range(100)]
+    told = records_digest(records)
+    assert told == records_digest([(torch.ones(2) * i, i) for i in range(100)])
+    assert told != records_digest(records[:99])
+    assert told != records_digest([*records[:-1], (torch.zeros(2), 99)])
+    assert records_digest(records[:3]) != records_digest(records[:2])
+    assert records_digest([object()]) == ""
