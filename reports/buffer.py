@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from reports.experiment import Experiment
 from reports.run_content import metric, out_of_order
+from reports.tracking import CHUNK
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -52,10 +53,11 @@ class Buffer:
             self.flush()
 
     def flush(self) -> None:
-        """Sends what is held."""
-        held, self._held, self._sent = self._held, [], self._clock()
-        if held:
-            self._client.log_batch(self._run_id, metrics=held)
+        """Sends what is held; what a server does not take is kept for the next time."""
+        self._sent = self._clock()
+        while self._held:
+            self._client.log_batch(self._run_id, metrics=self._held[:CHUNK])
+            del self._held[:CHUNK]
 
 
 @contextmanager

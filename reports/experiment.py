@@ -34,14 +34,26 @@ def open_experiment(store: Path, task: str) -> Experiment:
     Several processes may call it at once, on one store or on one server.
 
     Raises:
-        ValueError: If the task has a slash, or somebody deleted the experiment.
+        ValueError: If the task has a slash, somebody deleted the experiment, or the tracking server
+            of the user's own does not answer.
     """
     if not task or "/" in task:
         raise ValueError(f"task is {task!r}, expected a name without a slash; rename the task")
     name = f"dpclip-{task}"
     with _alone(store):
         client = open_client(store)
-        found = client.get_experiment_by_name(name) or _made(client, store, name)
+        # Imported after the client has switched telemetry off.
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = client.get_experiment_by_name(name) or _made(client, store, name)
+        except MlflowException as error:
+            if not foreign():
+                raise
+            raise ValueError(
+                f"the server that MLFLOW_TRACKING_URI names cannot be used: {error}; start it, or "
+                "unset the variable to keep runs in the store"
+            ) from error
     if found.lifecycle_stage != "active":
         where = "" if foreign() else f"MLFLOW_TRACKING_URI={tracking_uri(store)!r} "
         raise ValueError(

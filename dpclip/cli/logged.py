@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from filelock import FileLock
 
 from audits.sweep import Cell, Result
 from reports import shared_settings
-from reports.buffer import buffered
+from reports.buffer import Buffer, buffered
 from reports.document import replace
 from reports.pictures import run_gallery
 from reports.run_report import run_markdown
@@ -37,6 +38,7 @@ from reports.tracking import (
 from reports.ui import landing
 from reports.views import save_views
 
+_LOG = logging.getLogger(__name__)
 _MEMORY = "logged.json"
 _OBSERVED = frozenset({"train/loss"})  # what a run sends while it is at work
 _PACKAGES = ("dpclip", "torch", "opacus", "numpy", "mlflow")
@@ -50,32 +52,64 @@ def log_sweep(
     files: Sequence[Path],
     note: str,
 ) -> str:
-    """Logs a parent run, one child for each cell and the views, and returns the link to them."""
-    experiment = open_experiment(store, task)
-    sweep = hashlib.sha256(" ".join(cell.key for cell in cells).encode()).hexdigest()[:16]
-    rows = [result["row"] for result in results]
-    if not _is_logged(store, experiment, sweep):
-        times = [_origin(result) for result in results]
-        began = min((t.started for t in times if t.started is not None), default=None)
-        last = max((t.ended for t in times if t.ended is not None), default=None)
-        parent = start_sweep(experiment, f"sweep of {len(cells)} runs", started=began)
-        constant = shared_settings(rows)
-        with ended(experiment, parent):
-            for cell, result in zip(cells, results, strict=True):
-                _log(experiment, cell, result, "audit", parent, constant)
-            finish(experiment, parent, note, files, last)
-        _remember(store, sweep, parent)
-    save_views(experiment, rows)
-    return landing(store, experiment)
+    """Logs a parent run, one child for each cell and the views, and returns the link to them.
+
+    Raises:
+        RuntimeError: MLflow did not take them.
+    """
+    with _kept(store):
+        experiment = _opened(store, task)
+        sweep = hashlib.sha256(" ".join(cell.key for cell in cells).encode()).hexdigest()[:16]
+        rows = [result["row"] for result in results]
+        if not _is_logged(store, experiment, sweep):
+            times = [_origin(result) for result in results]
+            began = min((t.started for t in times if t.started is not None), default=None)
+            last = max((t.ended for t in times if t.ended is not None), default=None)
+            parent = start_sweep(experiment, f"sweep of {len(cells)} runs", started=began)
+            constant = shared_settings(rows)
+            with ended(experiment, parent):
+                for cell, result in zip(cells, results, strict=True):
+                    _log(experiment, cell, result, "audit", parent, constant)
+                finish(experiment, parent, note, files, last)
+            _remember(store, sweep, parent)
+        save_views(experiment, rows)
+        return landing(store, experiment)
 
 
 def log_training(store: Path, task: str, cell: Cell, result: Result) -> str:
     """Logs one training run and returns the link to it."""
-    experiment = open_experiment(store, task)
-    if not _is_logged(store, experiment, cell.key):
-        run = _log(experiment, cell, result, "train")
-        _remember(store, cell.key, run)
-    return landing(store, experiment)
+    with _kept(store):
+        experiment = _opened(store, task)
+        if not _is_logged(store, experiment, cell.key):
+            run = _log(experiment, cell, result, "train")
+            _remember(store, cell.key, run)
+        return landing(store, experiment)
+
+
+@contextmanager
+def _kept(store: Path) -> Iterator[None]:
+    """Tells what to do where a server does not take the runs, which are in the store anyway."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise RuntimeError(_untaken(store, error)) from error
+
+
+def _opened(store: Path, task: str) -> Experiment:
+    """Returns the experiment that was there when the command began."""
+    try:
+        return open_experiment(store, task)
+    except ValueError as error:
+        raise RuntimeError(_untaken(store, error)) from error
+
+
+def _untaken(store: Path, error: Exception) -> str:
+    return (
+        f"MLflow did not take the runs: {error}. All results are kept in {store}; the same "
+        "command logs them."
+    )
 
 
 def _logged(store: Path) -> dict[str, str]:
@@ -139,8 +173,21 @@ def live_training(store: Path, cell: Cell, columns: Mapping[str, Any]) -> Iterat
         _log(experiment, cell, result | {"series": rest}, "train", run_id=run_id)
         _remember(store, cell.key, run_id)
 
-    with ended(experiment, run_id), buffered(experiment, run_id) as buffer:
-        yield Live(buffer.log, complete)
+    with _kept(store), ended(experiment, run_id), buffered(experiment, run_id) as buffer:
+        yield Live(_patient(buffer), complete)
+
+
+def _patient(buffer: Buffer) -> Callable[[str, float, int], None]:
+    """Returns what takes points, and does not end a training because a server is away."""
+    from mlflow.exceptions import MlflowException
+
+    def observe(name: str, value: float, step: int) -> None:
+        try:
+            buffer.log(name, value, step)
+        except MlflowException as error:
+            _LOG.warning("MLflow did not take step %d, which is tried again: %s", step, error)
+
+    return observe
 
 
 def _log(

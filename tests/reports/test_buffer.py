@@ -12,11 +12,14 @@ from reports.experiment import Experiment
 class Server:
     """Takes batches, and keeps their sizes and points."""
 
+    away: bool = False
     batches: list[int] = field(default_factory=list)
     points: list[tuple[str, int, float]] = field(default_factory=list)
 
     def log_batch(self, run_id: str, metrics: list[Any]) -> None:
         assert run_id == "run"
+        if self.away:
+            raise ConnectionError("no answer")
         self.batches.append(len(metrics))
         self.points += [(m.key, m.step, m.value) for m in metrics]
 
@@ -61,6 +64,18 @@ def test_an_exception_loses_no_point(experiment: Experiment, server: Server) -> 
         buffer.log("train/loss", 1.0, 1)
         raise KeyboardInterrupt
     assert server.points == [("train/loss", 1, 1.0)]
+
+
+def test_what_a_server_does_not_take_is_sent_again(experiment: Experiment, server: Server) -> None:
+    buffer = Buffer(experiment, "run", size=1)
+    server.away = True
+    for step in range(1, 2503):
+        with pytest.raises(ConnectionError):
+            buffer.log("train/loss", 1.0, step)
+    server.away = False
+    buffer.flush()
+    assert server.batches == [1000, 1000, 502]
+    assert [step for _, step, _ in server.points] == list(range(1, 2503))
 
 
 def test_nothing_to_send_is_no_request(experiment: Experiment, server: Server) -> None:

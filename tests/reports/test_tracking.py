@@ -382,3 +382,12 @@ def test_a_run_that_is_gone_is_not_there(store: Path, experiment: Experiment, ro
     assert not has_run(experiment, "0" * 32)
     experiment.client.delete_run(run_id)
     assert not has_run(experiment, run_id)
+
+
+def test_a_server_that_does_not_answer_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ValueError, match=r"names cannot be used: .*; start it, or"):
+        open_experiment(tmp_path, "digits")

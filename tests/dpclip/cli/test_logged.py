@@ -10,7 +10,10 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
 
+import dpclip.cli.logged
+import reports.tracking
 from audits.sweep import Cell
 from dpclip.cli.cells import work
 from dpclip.cli.logged import log_sweep, log_training
@@ -125,6 +128,23 @@ def test_a_training_run_is_logged_once(store: Path, cells: list[Cell]) -> None:
     (run,) = runs(store, "train")
     assert set(files(run)) == {"config.yaml", "env.json"}
     assert "mlflow.parentRunId" not in run.data.tags
+
+
+def test_a_server_that_goes_away_costs_no_result(
+    store: Path, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = work(cells[0].config, manifests=store / "manifests")
+
+    def gone(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError) as told:
+        patch.setattr(dpclip.cli.logged, "log_run", gone)
+        patch.setattr(reports.tracking, "fail", gone)
+        log_sweep(store, "tiny", cells[:1], [result], [], "")
+    assert "MLflow did not take the runs: no answer. All results are kept in" in str(told.value)
+    log_sweep(store, "tiny", cells[:1], [result], [], "")
+    assert len(runs(store, "audit")) == 1
 
 
 def test_what_is_gone_is_logged_again(store: Path, cells: list[Cell]) -> None:

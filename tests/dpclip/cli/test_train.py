@@ -1,11 +1,15 @@
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 from safetensors.torch import load_model
 
 import dpclip.cli.train
+import reports.buffer
 from dpclip.cli.cells import work
 from dpclip.cli.options import Train
 from dpclip.cli.tasks import task_of
@@ -148,6 +152,45 @@ def test_a_run_is_seen_while_it_trains(
     assert client.get_metric_history(run.info.run_id, "clip/fraction")
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == "tiny"
+
+
+def test_a_server_that_is_away_for_a_while_does_not_end_a_training(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = MlflowClient.log_batch
+    refused: list[str] = []
+
+    def away(client: MlflowClient, run_id: str, **more: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(run_id)
+            raise MlflowException("no answer")
+        return send(client, run_id, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", away)
+    monkeypatch.setattr(reports.buffer.Buffer.__init__, "__defaults__", (1, 2.0, time.monotonic))
+    ended = call(*WORDS, "--store", str(store), "--epochs", "4")
+    assert (ended.code, len(refused)) == (0, 2)
+    (run,) = runs(store)
+    client = open_experiment(store, "tiny").client
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
+    assert run.info.status == "FINISHED"
+
+
+def test_a_server_that_stays_away_costs_no_training(
+    call: Call, store: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", away)
+        patch.setattr(MlflowClient, "set_tag", away)
+        ended = call(*WORDS, "--store", str(store))
+    assert ended.code == 1
+    assert "MLflow did not take the runs: no answer. All results are kept" in ended.err
+    assert call(*WORDS, "--store", str(store)).code == 0
+    assert len(counted) == 1
+    assert sorted(run.info.status for run in runs(store)) == ["FINISHED", "RUNNING"]
 
 
 @pytest.mark.parametrize(("words", "rng"), [((), "seeded"), (("--secure", "true"), "secure")])
