@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -10,6 +10,7 @@ from reports.blocks import Block, Bullets, Heading, Paragraph, Picture
 from reports.claims import claims_epsilon
 from reports.pools import Pool, pools
 from reports.rows import TIERS, Row, number
+from reports.speeds import by_speed
 from reports.table import exposure_of, lines, summarize
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 Draw: TypeAlias = "Callable[[Sequence[Pool]], Figure]"
 
 REPETITION, EXPOSURE, ROC, BOUND = "repetition.png", "exposure.png", "roc.png", "bound.png"
-NAMES = (REPETITION, EXPOSURE, ROC, BOUND)
+SPEED, ERRORS = "speed.png", "errors.png"
+NAMES = (REPETITION, SPEED, ERRORS, EXPOSURE, ROC, BOUND)
 CONFIDENT = 0.05  # failure probability of what is said about false positive rates
 
 
@@ -61,7 +63,12 @@ def gallery(rows: Sequence[Row], canaries: Sequence[Sequence[Row]] = ()) -> Gall
         ValueError: If tables were given, and not one for each row, or a canary lacks a column.
     """
     held = pools(rows, canaries) if canaries else []
-    return _together(_repetition(rows, held), *_single(held, _sweep_histogram), _bound(rows))
+    return _together(
+        _repetition(rows, held),
+        *_by_speed(rows, canaries),
+        *_single(held, _sweep_histogram),
+        _bound(rows),
+    )
 
 
 def run_gallery(row: Row, canaries: Sequence[Row], curve: "Curve | None" = None) -> Gallery:
@@ -76,7 +83,11 @@ def run_gallery(row: Row, canaries: Sequence[Row], curve: "Curve | None" = None)
         ValueError: If a canary lacks a column.
     """
     held = pools([row], [canaries])
-    return _together(_repetition([row], held), *_single(held, _run_histogram, curve))
+    return _together(
+        _repetition([row], held),
+        *_by_speed([row], [canaries]),
+        *_single(held, _run_histogram, curve),
+    )
 
 
 def shown(found: Gallery) -> list[Block]:
@@ -117,6 +128,35 @@ def _repetition(rows: Sequence[Row], held: Sequence[Pool]) -> Plate | str:
         + " At the ceiling every canary beats all its references, and more would not show.",
         png(exposure_by_repetition(frame, {(pool.task, pool.name): pool for pool in held})),
     )
+
+
+def _by_speed(rows: Sequence[Row], canaries: Sequence[Sequence[Row]]) -> Iterator[Plate]:
+    """Yields the pictures of speed, none where canaries have but one."""
+    held = by_speed(rows, canaries) if canaries else []
+    if not held:
+        return
+    from reports.speed_figure import errors_by_speed, exposure_by_speed
+
+    over = "seeds" if min(arm.seeds for arm in held) > 1 else "the canaries of a run"
+    ceilings = {number(row, "exp_ceiling") for row in rows}
+    ceiling = ceilings.pop() if len(ceilings) == 1 else math.nan
+    yield Plate(
+        SPEED,
+        "Exposure by the canaries' speed",
+        "Mean exposure of canaries by how much they were sped up, each among references of its own "
+        f"speed; a line for each number of times inserted. Bars are 95 % intervals over {over}.",
+        png(exposure_by_speed(held, ceiling)),
+    )
+    if any(arm.errors_out for arm in held):
+        yield Plate(
+            ERRORS,
+            "Errors in the canaries' transcripts",
+            "Character error rate of canaries that were trained on (dashed, all repetitions "
+            "together) and of their held-out twins (lines). A right transcript of a canary whose "
+            "twins cannot be transcribed is memory; where twins are transcribed as well, it is "
+            f"skill. Bars are 95 % intervals over {over}.",
+            png(errors_by_speed(held)),
+        )
 
 
 def _single(

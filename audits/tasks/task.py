@@ -65,6 +65,8 @@ class Family:
         references: how many held-out records a canary is ranked among (unless `space` is given).
         space: all candidates, for exact ranks.
         vast: the space that the references are a sample of, where it can only be searched.
+        errors: (model in eval mode, records) -> [n] error rate of what the model makes of each,
+            0 where it is right: a second score, beside the loss. Needs references.
     """
 
     draw: Draw
@@ -72,6 +74,15 @@ class Family:
     references: int = 1000
     space: Space | None = None
     vast: Vast | None = None
+    errors: Callable[[nn.Module, Sequence[Any]], NDArray[np.float64]] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses errors that nothing could be ranked among."""
+        if self.errors is not None and (self.space is not None or self.references < 1):
+            raise ValueError(
+                "A family with errors is ranked among held-out references: expected no space and "
+                f"at least 1 reference, found {self.references}."
+            )
 
 
 def families_of(
