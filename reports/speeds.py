@@ -1,5 +1,6 @@
 """Canaries that differ in their speed: exposure and errors of each arm, speed by speed."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,10 +65,15 @@ def _speeds(held: Sequence[tuple[Row, Sequence[Row]]]) -> Speeds:
     tables = [table for _, table in held]
     row = held[0][0]
 
-    def told(column: str, wanted: Callable[[Row], bool]) -> dict[float, Interval]:
-        return _means(tables, column, wanted)
+    def told(
+        column: str, wanted: Callable[[Row], bool], most: float = math.nan
+    ) -> dict[float, Interval]:
+        means = _means(tables, column, wanted)
+        return {speed: mean.within(0.0, most) for speed, mean in means.items()}
 
-    tiers = {tier: told("exposure", _in_tier(tier)) for tier in TIERS}
+    ceilings = {number(row, "exp_ceiling") for row, _ in held}
+    ceiling = ceilings.pop() if len(ceilings) == 1 else math.nan
+    tiers = {tier: told("exposure", _in_tier(tier), ceiling) for tier in TIERS}
     return Speeds(
         name=arm_name(row),
         task=text(row, "task"),
