@@ -121,7 +121,11 @@ class Task:
         lr: learning rate where none is searched for.
         lrs: grid of the learning-rate search.
         families: name -> recipe.
+        canaries: per repetition tier and family, unless told otherwise; half of them are inserted.
         collate: the data loader's collate function, None for torch's own.
+        length: record -> its length, for tasks whose records are padded to the longest beside them.
+        physical_size: records times the longest of them, in units of `length`, that go through the
+            model at once; a drawn batch is cut by length into such parts.
         features: name of the model's submodule whose output tells records apart, for groupings
             that cluster them; empty if there is none.
         facts: what else a report should say of the data.
@@ -143,7 +147,10 @@ class Task:
     lr: float
     lrs: tuple[float, ...]
     families: Mapping[str, Family] = field(default_factory=dict)
+    canaries: int = 10
     collate: Callable[[list[Any]], Any] | None = None
+    length: Callable[[Any], int] | None = None
+    physical_size: int | None = None
     features: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     measures: Callable[[nn.Module, Dataset[Any]], Mapping[str, float]] | None = None

@@ -18,11 +18,14 @@ class Train:
     """Trains one arm without canaries and logs it.
 
     Args:
-        task: digits, text, reuters, reuters52, images, translation, or module:function that
-            returns an audits.tasks.Task.
+        task: digits, text, speech, speech_conformer, reuters, reuters52, images, translation, or
+            module:function that returns an audits.tasks.Task.
         data: where the records of reuters (SGML files or their archive), images (a folder for each
-            class, or archives of such) or translation (train.en, train.de and the like) are.
+            class, or archives of such), translation (train.en, train.de and the like) or speech
+            (manifest.tsv, LibriSpeech's folders, spoken digits) are. Without it speech is spoken by
+            espeak-ng.
         limit: how many records of the data to train on at most; the task's own if not given.
+        bad: what to do with recordings that cannot be used: refuse, or skip, which counts them.
         grouping: none, sample, microbatch:B[:random], core:N[:fixed], cluster:K or
             cluster:B:per.
         weighting: clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min or scarcity:L.
@@ -43,6 +46,7 @@ class Train:
     task: str = "digits"
     data: str | None = None
     limit: int | None = None
+    bad: str = "refuse"
     grouping: str = "sample"
     weighting: str = "clip:1.0"
     noise: float = 0.0
@@ -62,10 +66,12 @@ class Audit:
     """Trains every combination with canaries, measures memorization, and reports.
 
     Args:
-        task: digits, text, reuters, reuters52, images, translation, or module:function that
-            returns an audits.tasks.Task.
+        task: digits, text, speech, speech_conformer, reuters, reuters52, images, translation, or
+            module:function that returns an audits.tasks.Task.
         data: where the records of reuters (SGML files or their archive), images (a folder for each
-            class, or archives of such) or translation (train.en, train.de and the like) are.
+            class, or archives of such), translation (train.en, train.de and the like) or speech
+            (manifest.tsv, LibriSpeech's folders, spoken digits) are. Without it speech is spoken by
+            espeak-ng.
         limit: how many records of the data to train on at most; the task's own if not given.
         grouping: comma-separated: none, sample, microbatch:B[:random], core:N[:fixed],
             cluster:K, cluster:B:per. Without
@@ -81,13 +87,19 @@ class Audit:
         batch_size: expected logical batch; the task's own if not given.
         lr: learning rate of every arm; the task's own if not given.
         search: picks each arm's learning rate from the task's grid, on validation data.
-        canaries: per repetition tier and family; a coin inserts about half of them.
+        canaries: per repetition tier and family, the task's own number if not given; a coin
+            inserts about half of them.
         references: held-out canaries of each family that an inserted one is ranked among.
         gradient_canaries: join a second training of every arm that claims an epsilon, where the
             canaries among the records are too few to contradict it; 0 for none.
         families: comma-separated canary families of the task; all if not given.
         secret: format of the text task's canaries, with {} for each secret letter.
         alphabet: the letters.
+        speeds: comma-separated, of the speech tasks' canaries, a family for each.
+        words: random words in a canary of the speech tasks.
+        recordings: your own as canaries of the speech tasks, laid out like their data, instead of
+            random words.
+        bad: what to do with recordings that cannot be used: refuse, or skip, which counts them.
         delta: at which epsilon is reported.
         accountant: prv or rdp.
         alpha: failure probability of all lower bounds on epsilon together.
@@ -113,12 +125,16 @@ class Audit:
     batch_size: int | None = None
     lr: float | None = None
     search: bool = False
-    canaries: int = 10
+    canaries: int | None = None
     references: int = 1000
     gradient_canaries: int = 1000
     families: str | None = None
     secret: str = "my pin is {}{}{}{}{}{}"
     alphabet: str = "0123456789"
+    speeds: str = "1,2,4"
+    words: int = 5
+    recordings: str | None = None
+    bad: str = "refuse"
     delta: float = 1e-5
     accountant: str = "prv"
     alpha: float = 0.05

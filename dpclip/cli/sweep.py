@@ -22,6 +22,7 @@ from dpclip.cli.manifests import check_kept
 from dpclip.cli.options import Audit, Demo
 from dpclip.cli.prospects import prospects
 from dpclip.cli.self_test import self_test
+from dpclip.cli.speech import OPTIONS, TASKS
 from dpclip.cli.tasks import made_of, task_of
 from reports import Provenance, console, headline, remarks, summarize, write
 from reports.tracking import open_experiment
@@ -55,6 +56,7 @@ def audit(chosen: Audit, words: str) -> None:
     )
     config = _config(chosen, len(arms))
     task = asked(lambda: task_of(config))
+    config |= {"canaries": chosen.canaries or task.canaries}
     planted = asked(lambda: rehearse(task, arms, config, chosen.first_seed))
     assert planted is not None
     config |= {"made_of": made_of(task, planted)}
@@ -98,7 +100,7 @@ def audit(chosen: Audit, words: str) -> None:
     rows = [result["row"] for result in results]
     provenance = Provenance(
         command=words,
-        configuration=_told(chosen, task),
+        configuration=_told(task, config),
         learning_rates=task.lrs if chosen.search else (),
         chosen_by=_judged(task) if chosen.search else "",
         skipped=skipped,
@@ -131,7 +133,8 @@ def _config(chosen: Audit, arms: int) -> dict[str, Any]:
 
     All runs print a lower bound, so all of them share alpha.
     """
-    names = (*_CELL, "canaries", "gradient_canaries", "delta", "accountant")
+    own = OPTIONS if chosen.task in TASKS else ()
+    names = (*_CELL, *own, "gradient_canaries", "delta", "accountant")
     runs = arms * chosen.seeds
     return {name: getattr(chosen, name) for name in names} | {
         "alpha": chosen.alpha / runs,
@@ -139,7 +142,7 @@ def _config(chosen: Audit, arms: int) -> dict[str, Any]:
     }
 
 
-def _told(chosen: Audit, task: Task) -> dict[str, object]:
+def _told(task: Task, config: Mapping[str, Any]) -> dict[str, object]:
     return {
         "task": task.name,
         "training records": len(task.train),  # type: ignore[arg-type]
@@ -147,7 +150,7 @@ def _told(chosen: Audit, task: Task) -> dict[str, object]:
         "expected batch": task.batch_size,
         "epochs": task.epochs,
         "canary families": ", ".join(task.families),
-        "canaries per tier and family": f"{chosen.canaries}, of which a coin inserts half",
+        "canaries per tier and family": f"{config['canaries']}, of which a coin inserts half",
         "sampling": "Poisson",
         **task.facts,
     }

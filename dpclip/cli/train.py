@@ -12,6 +12,7 @@ from dpclip.cli.checks import check_options, rehearse
 from dpclip.cli.errors import Usage, asked
 from dpclip.cli.logged import log_training
 from dpclip.cli.options import Audit, Train
+from dpclip.cli.speech import OPTIONS, TASKS
 from dpclip.cli.tasks import task_of
 from reports.tracking import open_experiment
 
@@ -35,6 +36,8 @@ def train(chosen: Train, _words: str) -> None:
         )
     arm, unplanted = arms[0], Audit()  # a task is named with its canaries; none are inserted here
     config: dict[str, Any] = {name: getattr(unplanted, name) for name in _UNPLANTED}
+    if chosen.task in TASKS:
+        config |= {name: getattr(unplanted, name) for name in OPTIONS} | {"bad": chosen.bad}
     config |= {name: getattr(chosen, name) for name in _OWN} | {"canaries": 0, "tests": 1}
     task = asked(lambda: task_of(config))
     asked(lambda: rehearse(task, arms, config, chosen.seed))
