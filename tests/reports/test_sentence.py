@@ -45,7 +45,7 @@ def test_the_whole_sentence(sweep: list[Row]) -> None:
     assert headline(summarize(sweep)) == (
         "On digits, unclipped training memorizes canaries seen once (5.05 [4.75, 5.35] bits, null "
         "1.44); sample C=0.1 (1.55 [1.25, 1.85]) brings that to where it cannot be told from the "
-        f"null, {WORSE}, the highest mean accuracy of 2 arms that do; 1x exposure rises with the "
+        f"null, {WORSE}, the highest mean accuracy of 2 arms that do. 1x exposure rises with the "
         "group size for C=0.1 (sample 1.55, microbatch 16 5.14) and core min (core 8 3.90, core 4 "
         "4.80)."
     )
