@@ -23,6 +23,7 @@ LONGER = {"eps_ceil": "eps_lb_ceiling"}  # names of metrics that are shorter tha
 ROUNDED = 1e-3  # by how much four significant digits may miss a value
 PAGE = 1000
 _PREFIX = "dpclip-"
+_MAGIC = b"SQLite format 3\0"
 _SOURCE = re.compile(r"\S+ from ([^;]+)")  # how a tag says what a bound comes from
 _CONFIGURED = ("slots", "pacing")  # columns that tell arms apart and are in no parameter
 
@@ -72,11 +73,8 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # minutes of silence by default
     database = re.fullmatch(r"sqlite:///(.+)", uri)
-    if database and not Path(database[1]).is_file():
-        raise ValueError(
-            f"there is no database {database[1]}, expected one that runs were logged to; "
-            "check the tracking URI"
-        )
+    if database:
+        _check_database(Path(database[1]))
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -120,6 +118,20 @@ def logged(client: "MlflowClient", sweep: Sweep) -> Logged:
             return Logged(tuple(rows), ids, True, made)
         rebuilt = tuple(_row(client, sweep.task, run, folder) for run in sweep.runs)
         return Logged(rebuilt, tuple(run.info.run_id for run in sweep.runs), False, made)
+
+
+def _check_database(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"there is no database {path}, expected one that runs were logged to; "
+            "check the tracking URI"
+        )
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError(
+                f"{path} is no SQLite database, expected one that runs were logged to; "
+                "check the tracking URI"
+            )
 
 
 def _sweeps(client: "MlflowClient", experiment: Any) -> list[Sweep]:

@@ -35,16 +35,17 @@ def compare(chosen: Compare, words: str) -> None:
     runs = [run for one in found for run in one.runs]
     rows = [run.row for run in runs]
     frame = asked(lambda: summarize(rows))
-    told = [*(f"From {line}." for line in _sources(found)), *differences(found)]
+    sources, differ = _sources(found), differences(found)
     output.result(headline(frame), "", console(frame))
-    output.remark("", *remarks(rows), *told)
+    read_from = (f"From {name}: {source}." for name, source in sources.items())
+    output.remark("", *remarks(rows), *read_from, *differ)
     output.rows({**run.row, "source": one.name} for one in found for run in one.runs)
     if chosen.out is None:
         return
     provenance = together({one.name: one.provenance for one in found}, words)
-    provenance = dataclasses.replace(
-        provenance, configuration={**provenance.configuration, "rows": "; ".join(told)}
-    )
+    told = {f"rows of {name}": source for name, source in sources.items()}
+    told |= {"differences": " ".join(differ)} if differ else {}
+    provenance = dataclasses.replace(provenance, configuration={**provenance.configuration, **told})
     any_canaries, any_series = any(r.canaries for r in runs), any(r.series for r in runs)
     write(
         chosen.out,
@@ -117,12 +118,16 @@ def _in_order(words: Iterable[str], among: Iterable[str]) -> bool:
     return all(word in rest for word in words)
 
 
-def _sources(found: Sequence[Earlier]) -> list[str]:
-    return [
-        f"{one.name}: {len(one.runs)} {'run' if len(one.runs) == 1 else 'runs'}, from {one.source}"
-        + "".join(f"; {note}" for note in one.notes)
+def _sources(found: Sequence[Earlier]) -> dict[str, str]:
+    """Returns the name of each sweep -> how many of its runs are here and where they come from."""
+    return {
+        one.name: "; ".join([f"{_count(len(one.runs))}, from {one.source}", *one.notes])
         for one in found
-    ]
+    }
+
+
+def _count(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _listed(words: str | None) -> list[str]:

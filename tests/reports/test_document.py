@@ -73,9 +73,8 @@ def test_pictures_of_canaries_are_beside_the_report_and_in_it(
 ) -> None:
     paths = write(tmp_path, sweep, PROVENANCE, canaries=[canaries() for _ in sweep])
     pictures = [path.name for path in paths if path.suffix == ".png"]
-    assert pictures == ["tradeoff.png", "repetition.png", "groups.png"] + [
-        *("exposure.png", "roc.png", "bound.png")
-    ]
+    others = ("exposure.png", "roc.png", "bound.png")
+    assert pictures == ["tradeoff.png", "repetition.png", "groups.png", *others]
     report = (tmp_path / "report.md").read_text()
     assert re.findall(r"!\[[^]]+\]\(([a-z]+\.png)\)\n\n\S", report) == pictures
     page = (tmp_path / "report.html").read_text()

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,15 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     assert "usage: dpclip" in done.stdout
 
 
-@pytest.mark.slow
 def test_help_is_quick() -> None:
-    """Less than half a second, by the best of three: other processes may be busy."""
-    code = "from dpclip.cli import main; main(['audit', '--help'])"
-    times = []
-    for _ in range(3):
-        before = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
-        times.append(time.perf_counter() - before)
-    assert min(times) < 0.5
+    """Less than half a second of a processor, which is what help takes on an idle machine."""
+    code = (
+        "import time\nfrom dpclip.cli import main\n"
+        "try:\n    main(['audit', '--help'])\n"
+        "except SystemExit:\n    print(time.process_time())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) < 0.5
 
 
 @pytest.mark.parametrize(
