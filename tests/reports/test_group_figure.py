@@ -10,7 +10,7 @@ from matplotlib.container import ErrorbarContainer
 
 from reports.arms import COLORS
 from reports.group_figure import exposure_by_group, null_bands, sizes
-from reports.intervals import NULL_EXPOSURE
+from reports.intervals import NULL_EXPOSURE, null_range
 from reports.pools import pools
 from reports.rows import Row
 from reports.table import summarize
@@ -91,6 +91,8 @@ def test_the_band_covers_the_mean_of_untrained_canaries(row: Make, canaries: Mak
     tables = [canaries(once=[1.0] * held) for _ in range(seeds)]
     rows = [told | {"seed": seed} for seed in range(seeds)]
     low, high = null_bands(pools(rows, tables))["digits"]
+    independent = seeds / (1 / held + 1 / references)
+    assert (low, high) == pytest.approx(null_range(independent, 0.05, references))
     rng = np.random.default_rng(0)
     worlds = 4000
     mine = rng.normal(size=(worlds, seeds, held, 1))

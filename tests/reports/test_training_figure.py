@@ -42,6 +42,10 @@ def test_seeds_with_other_steps_are_interpolated(row: Make) -> None:
     (curve,) = training_curves([row(seed=0), row(seed=1)], [short, long])["train/loss"]
     assert curve.steps.tolist() == [12, 20]
     assert curve.values.tolist() == pytest.approx([(0.8 + 3.0) / 2, (0.0 + 2 / 3) / 2])
+    later = {"train/loss": [(10, 1.0), (30, 0.0)]}
+    (curve,) = training_curves([row(seed=0), row(seed=1)], [later, long])["train/loss"]
+    assert curve.steps.tolist() == [12, 24]
+    assert curve.values.tolist() == pytest.approx([(0.9 + 3.0) / 2, (0.3 + 0.0) / 2])
 
 
 def test_only_what_means_something_is_drawn(rows: list[Row]) -> None:
