@@ -133,7 +133,7 @@ def _panel(
     """Draws one panel and returns the names of its lines at their ends."""
     ends = []
     for index, rule in enumerate(rules):
-        shift = 2 ** (APART * (index / len(rules) - 0.5))
+        shift = 2 ** (APART * ((index + 0.5) / len(rules) - 0.5))
         xs = [size * shift for size, _ in rule.arms]
         means = [exposure_of(line) for _, line in rule.arms]
         dashes = DASHES[arm_of(rule.arms[-1][1]).family]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dpclip.cli.earlier import Earlier, Run
 from reports import Row, arm_name
@@ -37,21 +37,20 @@ def differences(found: Sequence[Earlier]) -> list[str]:
                     f"{task}: the sweeps differ in {name} ({said}), so a difference between their "
                     "arms may come from that."
                 )
-    return [*told, *_lacking(found)]
-
-
-def _lacking(found: Sequence[Earlier]) -> list[str]:
-    columns = {one.name: {name for run in one.runs for name in run.row} for one in found}
-    known = set().union(*columns.values()) & (NUMBERS | TEXTS)
-    told = []
-    for name, mine in columns.items():
-        missing = sorted(known - mine)
-        if missing:
-            told.append(
-                f"{name} has no {', '.join(missing)}, which others have: another version wrote it, "
-                "or another task."
-            )
+        told += _lacking(held)
     return told
+
+
+def _lacking(held: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Returns which columns some sweeps of a task have and others have not."""
+    columns = {name: {column for row in rows for column in row} for name, rows in held.items()}
+    known = set().union(*columns.values()) & (NUMBERS | TEXTS)
+    return [
+        f"{name} has no {', '.join(sorted(known - mine))}, which others have: another version of "
+        "dpclip wrote it."
+        for name, mine in columns.items()
+        if known - mine
+    ]
 
 
 def _collide(held: Sequence[Earlier], task: str) -> bool:

@@ -114,6 +114,7 @@ def test_stores_that_differ_are_said_to_differ(call: Call, tmp_path: Path) -> No
     swept(tmp_path / "b", task="other", steps=200, q=0.1, references=10)
     ended = call("compare", "--stores", "a,b")
     assert "differ in" not in ended.out
+    assert "has no" not in ended.out
     assert "On other, " in ended.out
 
 
