@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
     from reports.roc_figure import Curve
 
+Series: TypeAlias = Mapping[str, Sequence[tuple[int, float]]]
 Draw: TypeAlias = "Callable[[Sequence[Pool]], Figure]"
 
 REPETITION, EXPOSURE, ROC, BOUND = "repetition.png", "exposure.png", "roc.png", "bound.png"
 SPEED, ERRORS = "speed.png", "errors.png"
-NAMES = (REPETITION, SPEED, ERRORS, EXPOSURE, ROC, BOUND)
+GROUPS, TRAINING = "groups.png", "training.png"
+NAMES = (REPETITION, GROUPS, SPEED, ERRORS, EXPOSURE, ROC, BOUND, TRAINING)
 CONFIDENT = 0.05  # failure probability of what is said about false positive rates
 
 
@@ -51,33 +53,47 @@ class Gallery:
     missing: tuple[str, ...] = ()
 
 
-def gallery(rows: Sequence[Row], canaries: Sequence[Sequence[Row]] = ()) -> Gallery:
+def gallery(
+    rows: Sequence[Row],
+    canaries: Sequence[Sequence[Row]] = (),
+    series: Sequence[Series] = (),
+) -> Gallery:
     """Returns the pictures of a sweep: by repetition, single canaries, ROC, bounds and claims.
 
     Args:
         rows: One flat dict per run.
         canaries: For each row its canaries, each a flat dict with repetitions, inserted and
             exposure; none at all where only rows are at hand.
+        series: For each row name -> (step, value) pairs; none at all where none are at hand.
 
     Raises:
-        ValueError: If tables were given, and not one for each row, or a canary lacks a column.
+        ValueError: If tables or series were given, and not one for each row, or a canary lacks a
+            column.
     """
     held = pools(rows, canaries) if canaries else []
     return _together(
         _repetition(rows, held),
+        _groups(rows, held),
         *_by_speed(rows, canaries),
         *_single(held, _sweep_histogram),
         _bound(rows),
+        *_training(rows, series),
     )
 
 
-def run_gallery(row: Row, canaries: Sequence[Row], curve: "Curve | None" = None) -> Gallery:
-    """Returns the pictures of one run: its canaries, by repetition, ROC.
+def run_gallery(
+    row: Row,
+    canaries: Sequence[Row],
+    curve: "Curve | None" = None,
+    series: Series | None = None,
+) -> Gallery:
+    """Returns the pictures of one run: its canaries, by repetition, ROC, training.
 
     Args:
         row: The run's flat dict.
         canaries: Its canaries.
         curve: The ROC curve of another attack than ranking canaries by exposure.
+        series: Name -> (step, value) pairs; None where none are at hand.
 
     Raises:
         ValueError: If a canary lacks a column.
@@ -87,6 +103,7 @@ def run_gallery(row: Row, canaries: Sequence[Row], curve: "Curve | None" = None)
         _repetition([row], held),
         *_by_speed([row], [canaries]),
         *_single(held, _run_histogram, curve),
+        *_training([row], [series] if series else []),
     )
 
 
@@ -127,6 +144,45 @@ def _repetition(rows: Sequence[Row], held: Sequence[Pool]) -> Plate | str:
         + (f", for arms with one seed {over}." if single else ".")
         + " At the ceiling every canary beats all its references, and more would not show.",
         png(exposure_by_repetition(frame, {(pool.task, pool.name): pool for pool in held})),
+    )
+
+
+def _groups(rows: Sequence[Row], held: Sequence[Pool]) -> Plate | str:
+    from reports.group_figure import exposure_by_group, null_bands, sizes
+
+    frame = summarize(rows)
+    if not sizes(frame):
+        return f"{GROUPS} is left out: no rule was run at two group sizes."
+    bands = null_bands(held)
+    band = (
+        " In the grey band lies the mean of as many canaries that were never trained on, with 95 % "
+        "probability for one arm at a time."
+        if bands
+        else " No band is drawn around the null, as no table of canaries came with the rows."
+    )
+    return Plate(
+        GROUPS,
+        "Exposure by the size of the groups that are clipped",
+        "Mean exposure of canaries inserted once against group size, a line for each rule; colour "
+        "is the granularity. Bars are 95 % intervals as in the table; the black line is training "
+        f"without clipping, with its interval.{band}",
+        png(exposure_by_group(frame, bands)),
+    )
+
+
+def _training(rows: Sequence[Row], series: Sequence[Series]) -> Iterator[Plate]:
+    """Yields the picture of training, none where nothing was recorded."""
+    from reports.training_figure import training, training_curves
+
+    curves = training_curves(rows, series) if series else {}
+    if not curves:
+        return
+    yield Plate(
+        TRAINING,
+        "Training, step by step",
+        "Means over seeds. Epsilon is drawn for arms that claim one. Clipped groups are those of "
+        "single steps, as they were when a point was recorded.",
+        png(training(curves)),
     )
 
 

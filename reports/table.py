@@ -247,7 +247,7 @@ def _main(frame: pd.DataFrame, style: str) -> str:
 
 
 def _head(tier: int) -> str:
-    return "exposure 1x [95 %]" if tier == 1 else f"{tier}x"
+    return "exposure 1x, bits [95 %]" if tier == 1 else f"{tier}x"
 
 
 def _interval(interval: Interval) -> str:

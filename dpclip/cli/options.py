@@ -41,6 +41,8 @@ class Train:
         delta: at which epsilon is reported.
         accountant: prv or rdp.
         store: folder for results.
+        quiet: only the result, no remarks.
+        json: the row as JSON on stdout, all else on stderr.
     """
 
     task: str = "digits"
@@ -59,6 +61,8 @@ class Train:
     delta: float = 1e-5
     accountant: str = "prv"
     store: Path = Path("runs/train")
+    quiet: bool = False
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Audit:
         alpha: failure probability of all lower bounds on epsilon together.
         workers: processes; 0 for none beside this one.
         store: folder for results; the same command continues there after an interruption.
+        quiet: only the table, neither progress nor remarks.
+        json: the rows as JSON on stdout, all else on stderr.
         self_test: instead of all this, plants known bugs in a training loop and shows which of them
             an audit catches.
         loop: module:function of the loop to test, (engine factory, dataset, seed) -> released
@@ -140,6 +146,8 @@ class Audit:
     alpha: float = 0.05
     workers: int = _cores()
     store: Path = Path("runs/audit")
+    quiet: bool = False
+    json: bool = False
     self_test: bool = False
     loop: str | None = None
     runs: int = 5
@@ -162,13 +170,25 @@ class Demo:
 
 @dataclass(frozen=True)
 class Compare:
-    """Prints the table of earlier sweeps.
+    """Puts the runs of earlier sweeps into one table and, with --out, into one report.
 
     Args:
-        stores: folders of earlier sweeps, comma-separated.
+        stores: folders of earlier sweeps, comma-separated; demo if neither these nor a server are
+            given.
+        tracking_uri: an MLflow server or database; of each task its last finished sweep is read.
+        runs: comma-separated, which runs: words of an arm in their order (microbatch 4, noise 1,
+            sample seed0), or ids in MLflow of runs or sweeps, at least their first 8 letters.
+        out: folder for report.html, report.md, summary.csv and pictures.
+        quiet: only the table, no remarks.
+        json: the rows as JSON on stdout, all else on stderr.
     """
 
-    stores: str = "demo"
+    stores: str | None = None
+    tracking_uri: str | None = None
+    runs: str | None = None
+    out: Path | None = None
+    quiet: bool = False
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,14 +228,17 @@ def parse(words: Sequence[str]) -> tuple[str, Chosen]:
     """
     from jsonargparse import ArgumentParser
 
+    from dpclip.cli.examples import Examples, told
+
     parser = ArgumentParser(
         prog="dpclip",
         description="Train with clipped gradients, audit memorization, compare reports.",
+        formatter_class=Examples,
     )
     commands = parser.add_subcommands(required=True, metavar="command")
     for name, kind in _KINDS.items():
         about = (kind.__doc__ or "").splitlines()[0]
-        command = ArgumentParser(description=about)
+        command = ArgumentParser(description=about, epilog=told(name))
         command.add_argument("--config", action="config", help="read options from a YAML file")
         command.add_class_arguments(kind)
         commands.add_subcommand(name, command, help=about)

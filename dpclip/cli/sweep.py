@@ -20,6 +20,7 @@ from dpclip.cli.errors import Contradicted, Usage, asked
 from dpclip.cli.logged import log_sweep
 from dpclip.cli.manifests import check_kept
 from dpclip.cli.options import Audit, Demo
+from dpclip.cli.output import Output
 from dpclip.cli.prospects import prospects
 from dpclip.cli.self_test import self_test
 from dpclip.cli.speech import OPTIONS, TASKS
@@ -69,9 +70,10 @@ def audit(chosen: Audit, words: str) -> None:
     # Workers that meet a database without tables would all make them.
     asked(lambda: open_experiment(chosen.store, task.name))
     total = len(arms) * (chosen.seeds + (len(task.lrs) * len(SEEDS) if chosen.search else 0))
-    print("Before training:", *told, sep="\n  ")
+    output = Output(chosen.quiet, chosen.json)
+    output.remark("\n  ".join(["Before training:", *told]))
     manifests = chosen.store / "manifests"
-    with tqdm(total=total, unit="run", disable=None) as bar:
+    with tqdm(total=total, unit="run", disable=chosen.quiet or None) as bar:
 
         def ran(cells: Sequence[Cell]) -> list[Result]:
             def done(cell: Cell, _: Result) -> None:
@@ -105,12 +107,21 @@ def audit(chosen: Audit, words: str) -> None:
         chosen_by=_judged(task) if chosen.search else "",
         skipped=skipped,
     )
-    files = write(chosen.store, rows, provenance, [result["canaries"] for result in results])
+    files = write(
+        chosen.store,
+        rows,
+        provenance,
+        [result["canaries"] for result in results],
+        [result["series"] for result in results],
+    )
     frame = summarize(rows)
-    print("\n".join(["", headline(frame), "", console(frame), "", *remarks(rows), ""]))
+    output.remark("")
+    output.result(headline(frame), "", console(frame))
+    output.remark("", *remarks(rows), "")
+    output.rows(rows)
     link = log_sweep(chosen.store, task.name, cells, results, files, headline(frame))
-    print(f"Report: {chosen.store / 'report.md'}, with pictures beside it")
-    print(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
+    output.remark(f"Report: {chosen.store / 'report.md'}, with pictures beside it")
+    output.remark(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
     if wrong := [row["arm"] for row in rows if row["verdict"] == "contradicted"]:
         raise Contradicted(
             f"the lower bound of {wrong[0]} exceeds the epsilon it claims (alpha {chosen.alpha:g} "

@@ -12,6 +12,7 @@ from dpclip.cli.checks import check_options, rehearse
 from dpclip.cli.errors import Usage, asked
 from dpclip.cli.logged import log_training
 from dpclip.cli.options import Audit, Train
+from dpclip.cli.output import Output
 from dpclip.cli.speech import OPTIONS, TASKS
 from dpclip.cli.tasks import task_of
 from reports.tracking import open_experiment
@@ -52,7 +53,8 @@ def train(chosen: Train, _words: str) -> None:
         store.write(cell, result)
     row = result["row"]
     link = log_training(chosen.store, task.name, cell, result)
-    print(f"{arm.label}: {task.metric} {row[task.metric]:.4g}, epsilon {row['eps']:.4g}")
-    print(row["guarantee"])
-    print(f"Weights: {weights}")
-    print(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
+    output = Output(chosen.quiet, chosen.json)
+    output.result(f"{arm.label}: {task.metric} {row[task.metric]:.4g}, epsilon {row['eps']:.4g}")
+    output.remark(row["guarantee"], f"Weights: {weights}")
+    output.remark(f"Runs: dpclip ui --store {chosen.store}, then open {link}")
+    output.rows([{**row, "weights": str(weights)}])

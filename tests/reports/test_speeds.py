@@ -94,7 +94,8 @@ def test_the_figures_show_every_point(row: Make) -> None:
 def test_a_sweep_of_several_speeds_has_two_pictures_more(sweep: list[Row]) -> None:
     names = [plate.name for plate in gallery(sweep, [table() for _ in sweep]).plates]
     assert names == [
-        *("repetition.png", "speed.png", "errors.png", "exposure.png", "roc.png", "bound.png")
+        *("repetition.png", "groups.png", "speed.png", "errors.png", "exposure.png", "roc.png"),
+        "bound.png",
     ]
     bare = [[{k: v for k, v in c.items() if "error" not in k} for c in table()] for _ in sweep]
     names = [plate.name for plate in gallery(sweep, bare).plates]
