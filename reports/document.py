@@ -20,7 +20,8 @@ from reports.blocks import (
 )
 from reports.caveats import caveats
 from reports.claims import claims
-from reports.pictures import NAMES, Gallery, Series, gallery, png, shown
+from reports.pictures import Gallery, gallery, shown
+from reports.plates import NAMES, Series, png
 from reports.provenance import NAME as PROVENANCE
 from reports.provenance import Provenance, command_text, json_text, method
 from reports.rows import Row, text, utility_named
