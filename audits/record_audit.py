@@ -14,11 +14,13 @@ from torch.utils.data import default_collate
 
 from audits import exposure, power, scoring
 from audits.bounds import default_guesses, steinke
+from audits.canary_table import canary_table
 from audits.declaration import Declaration, by_id
+from audits.error_ranks import ErrorRanks, error_ranks
 from audits.judgement import Judgement, guess
 from audits.planted import Planted
 from audits.safe import Safe
-from audits.secret_ranks import SecretRanks, secret_ranks
+from audits.secret_ranks import secret_ranks
 from audits.tasks.task import Task
 from audits.trial import Outcome, Privatize, Scalar, Setting, train
 from audits.verdict import verdict
@@ -82,6 +84,7 @@ def audit(
     assert model is not None
     after = scoring.score(task, model, planted)
     ranks = secret_ranks(task, model, planted)
+    errors = error_ranks(task, model, planted)
     out = ~planted.inserted
     once = after.bits[planted.tier(1)]
     interval = exposure.mean(once) if len(once) else None
@@ -105,11 +108,12 @@ def audit(
         "references": after.references,
         "searched": int(ranks.searched.sum()),
         "extracted": int(ranks.extracted.sum()),
+        **_by_errors(errors, planted),
         "manifest": manifest,
     }
     row |= judged(safe.declared(manifest), by_id(planted.ids, after.bits), row["eps"])
     row["verdict"] = verdict(row)
-    return Outcome(row, trained.series, _table(planted, before, after, ranks), model)
+    return Outcome(row, trained.series, canary_table(planted, before, after, ranks, errors), model)
 
 
 def judged(declared: Declaration, scores: dict[str, float], claim: Scalar) -> dict[str, Scalar]:
@@ -177,6 +181,21 @@ def norm_percentile(task: Task, model: nn.Module, planted: Planted, norms: Norms
     return float(np.median(percentileofscore(theirs, mine, kind="mean")))
 
 
+def _by_errors(errors: ErrorRanks, planted: Planted) -> dict[str, Scalar]:
+    """Returns the columns that only tasks with transcripts have."""
+    if not errors.known.any():
+        return {}
+    once = errors.bits[planted.tier(1) & errors.known]
+    found = exposure.mean(once) if len(once) else None
+    return {
+        "exp_error": _mean(once),
+        "exp_error_low": float(found.low) if found else math.nan,
+        "exp_error_high": float(found.high) if found else math.nan,
+        "error_in": _mean(errors.rate[planted.inserted & errors.known]),
+        "error_out": _mean(errors.held_out[errors.known]),
+    }
+
+
 def _few(numbers: Any, rng: np.random.Generator) -> list[int]:
     """Returns some of the numbers at random: the first are all of one family."""
     chosen = rng.choice(numbers, min(len(numbers), _NORM_RECORDS), replace=False)
@@ -185,24 +204,3 @@ def _few(numbers: Any, rng: np.random.Generator) -> list[int]:
 
 def _mean(values: Any) -> float:
     return float(np.mean(values)) if len(values) else math.nan
-
-
-def _table(
-    planted: Planted, before: scoring.Scored, after: scoring.Scored, ranks: SecretRanks
-) -> list[dict[str, Scalar]]:
-    return [
-        {
-            "id": planted.ids[i],
-            "family": str(planted.families[i]),
-            "repetitions": int(planted.repetitions[i]),
-            "inserted": bool(planted.inserted[i]),
-            "exposure": float(after.bits[i]),
-            "low": float(after.low[i]),
-            "high": float(after.high[i]),
-            "before": float(before.bits[i]),
-            "rank": None if math.isnan(ranks.rank[i]) else float(ranks.rank[i]),
-            "rank_low": float(ranks.lowest[i]) if ranks.searched[i] else None,
-            "extracted": bool(ranks.extracted[i]) if ranks.searched[i] else None,
-        }
-        for i in range(len(planted.ids))
-    ]

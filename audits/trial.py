@@ -32,6 +32,8 @@ class Private(NamedTuple):
         q: sampling rate.
         randomness: where draws and noise come from: seeded or secure.
         sizes: samples of each update so far, where updates are paced; else None.
+        stepped: whether the batch before ended a step, where drawn batches come in parts; else
+            None.
     """
 
     loader: Any
@@ -42,6 +44,7 @@ class Private(NamedTuple):
     q: float
     randomness: str
     sizes: Callable[[], Sequence[float]] | None = None
+    stepped: Callable[[], bool] | None = None
 
 
 Observe = Callable[[str, float, int], None]
@@ -130,7 +133,7 @@ def train(
                 each.mean().backward()
                 optimizer.step()
                 total, count = total + float(each.detach().sum()), count + len(each)
-                steps += 1
+                steps += private.stepped is None or private.stepped()
             seen, spent = seen + count, spent + time.perf_counter() - started
             loss = total / max(1, count)
             if not math.isfinite(loss):

@@ -17,11 +17,14 @@ from canaries.gradient import GradientCanaries, dirac, random_directions
 from canaries.image import mislabelled, noise_images
 from canaries.inject import Injected, budget, inject
 from canaries.panel import Panel, panel
+from canaries.speech import DIGITS, from_recordings, random_words, sped_up, utterances
 from canaries.streams import stream
 from canaries.text import SecretFormat, text_records
 from canaries.tokenizable import check_tokenizable
+from canaries.voice import espeak, joined
 
 __all__ = [
+    "DIGITS",
     "GradientCanaries",
     "Injected",
     "Panel",
@@ -30,11 +33,17 @@ __all__ = [
     "check_tokenizable",
     "digest",
     "dirac",
+    "espeak",
+    "from_recordings",
     "inject",
+    "joined",
     "mislabelled",
     "noise_images",
     "panel",
     "random_directions",
+    "random_words",
+    "sped_up",
     "stream",
     "text_records",
+    "utterances",
 ]

@@ -49,7 +49,12 @@ class Injected(Dataset[Any]):
 
 
 def inject(
-    dataset: Records, items: Records, copies: Sequence[int] | NDArray[np.int64], seed: int
+    dataset: Records,
+    items: Records,
+    copies: Sequence[int] | NDArray[np.int64],
+    seed: int,
+    *,
+    ragged: bool = False,
 ) -> Injected:
     """The dataset with one canary copy per entry of `copies`, at uniformly random positions.
 
@@ -61,6 +66,8 @@ def inject(
         items: [n] one record per canary, laid out like the data's records.
         copies: [K] canary numbers, repeated as often as the canary is to appear (`Panel.copies`).
         seed: Decides the positions and nothing else.
+        ragged: Whether the first length of whatever a record holds is free, as in a task that pads
+            its batches, even if the data's own happen to be equal.
 
     Raises:
         TypeError: If the dataset or the items cannot be indexed (an IterableDataset).
@@ -81,7 +88,7 @@ def inject(
         )
     if outside := [int(number) for number in numbers if not 0 <= number < n_items]:
         raise ValueError(f"found a copy of canary {outside[0]}; expected 0 to {n_items - 1}")
-    _check_layout(dataset, items)
+    _check_layout(dataset, items, ragged)
 
     total = n_data + len(numbers)
     slots = stream(seed, "canaries.positions").permutation(total)[: len(numbers)]
@@ -99,8 +106,10 @@ def budget(injected: Injected) -> float:
     return float(np.mean(injected.origin >= 0))
 
 
-def _check_layout(dataset: Records, items: Records) -> None:
+def _check_layout(dataset: Records, items: Records, ragged: bool) -> None:
     expected = shared_layout(dataset)
+    if ragged:
+        expected = {path: part.ragged() for path, part in expected.items()}
     for number in range(count(items, "items")):
         if gap := difference(expected, layout(items[number])):
             raise ValueError(

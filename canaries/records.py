@@ -34,6 +34,10 @@ class Part:
         pairs = zip(self.shape, other.shape, strict=True)
         return Part(self.kind, tuple(a if a == b else None for a, b in pairs))
 
+    def ragged(self) -> "Part":
+        """This part with its first length left open, as in utterances."""
+        return Part(self.kind, (None, *self.shape[1:]) if self.shape else ())
+
     def admits(self, other: "Part") -> bool:
         """Whether the other part is of this kind and of these lengths, where they are fixed."""
         if (self.kind, len(self.shape)) != (other.kind, len(other.shape)):

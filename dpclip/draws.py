@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from dpclip.limits import Limits
 from dpclip.pieces import Draw, Logical, cut, padded
 from dpclip.types import Divisor, Grouping, Members, Stream
 
@@ -28,10 +29,10 @@ class PoissonBatches(Sampler[list[Draw]]):
         steps: logical batches per epoch.
         grouping: assigns slots.
         divisor: its public constants, or None.
-        limit: largest physical batch, or None.
+        limits: of a physical batch.
         stream: source of the draws; the same on all ranks.
         unit: data set index -> unit that is drawn whole, or None to draw records.
-        fixed: whether every physical batch is padded to the limit.
+        fixed: whether every physical batch is padded to as many samples as it may have.
         share: (rank, ranks); of each batch, the groups of this rank are yielded.
     """
 
@@ -42,17 +43,17 @@ class PoissonBatches(Sampler[list[Draw]]):
         steps: int,
         grouping: Grouping,
         divisor: Divisor | None,
-        limit: int | None,
+        limits: Limits,
         stream: Stream,
         unit: Callable[[int], Hashable] | None = None,
         fixed: bool = False,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.rate, self.steps, self.grouping = rate, steps, grouping
-        self.limit, self.stream, self.share = limit, stream, share
+        self.limits, self.stream, self.share = limits, stream, share
         self.counter = Counter(steps)
         self._after: dict[int, Tensor | None] = {}
-        self._rows = limit if fixed and limit is not None else 0
+        self._rows = (limits.rows or 0) if fixed else 0
         self._slots = round(divisor.groups) if divisor else 0
         self._units = torch.arange(records)
         if unit is not None:
@@ -75,7 +76,7 @@ class PoissonBatches(Sampler[list[Draw]]):
             self._after[number] = self.stream.state()
             logical = Logical(number, self.rate, len(slots.unique()))
             ids, slots = share_of(ids, slots, self.share)
-            for draws in cut(ids.tolist(), slots, self.limit, logical):
+            for draws in cut(ids.tolist(), slots, self.limits, logical):
                 yield padded(draws, self._rows)
 
     def reached(self, number: int) -> None:
@@ -103,7 +104,7 @@ class GivenBatches(Sampler[list[Draw]]):
         batches: yields lists of data set indices.
         grouping: assigns slots.
         slots: how many slots there are to draw from.
-        limit: largest physical batch, or None.
+        limits: of a physical batch.
         stream: source of random slots.
         share: (rank, ranks); with several, each rank's batches are its own, and one group.
     """
@@ -113,12 +114,12 @@ class GivenBatches(Sampler[list[Draw]]):
         batches: Any,
         grouping: Grouping,
         slots: int,
-        limit: int | None,
+        limits: Limits,
         stream: Stream,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.batches, self.grouping, self.slots = batches, grouping, slots
-        self.limit, self.stream, self.share = limit, stream, share
+        self.limits, self.stream, self.share = limits, stream, share
         self.counter = Counter(len(batches))
 
     def __len__(self) -> int:
@@ -130,7 +131,7 @@ class GivenBatches(Sampler[list[Draw]]):
         for number, batch in zip(numbers, islice(self.batches, skipped, None), strict=False):
             ids = torch.tensor(list(batch), dtype=torch.int64)
             slots, groups = self._grouped(ids)
-            yield from cut(ids.tolist(), slots, self.limit, Logical(number, None, groups))
+            yield from cut(ids.tolist(), slots, self.limits, Logical(number, None, groups))
 
     def _grouped(self, ids: Tensor) -> tuple[Tensor, int]:
         rank, ranks = self.share

@@ -23,10 +23,12 @@ from torch.utils.data import (
 )
 
 from dpclip.draws import GivenBatches, PoissonBatches
+from dpclip.limits import Limits
 from dpclip.pieces import Draw, Piece, piece_of
 from dpclip.types import Grouping, Stream
 
 Expect = Callable[[Piece, Piece | None], None]
+_UNLIMITED = Limits()
 
 
 class _WithDraws(Dataset[Any]):
@@ -183,7 +185,7 @@ def batches_of(
     rate: float | None,
     stream: Stream,
     *,
-    limit: int | None = None,
+    limits: Limits = _UNLIMITED,
     fixed: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> PoissonBatches | GivenBatches:
@@ -194,8 +196,8 @@ def batches_of(
         grouping: assigns slots.
         rate: q, or None to keep the loader's own batches.
         stream: source of the draws.
-        limit: largest physical batch, or None.
-        fixed: whether every physical batch is padded to the limit.
+        limits: of a physical batch.
+        fixed: whether every physical batch is padded to as many samples as it may have.
         share: (rank, ranks).
 
     Raises:
@@ -206,7 +208,7 @@ def batches_of(
         unit = grouping.key if grouping.facts.unit == "user" else None
         divisor = grouping.divisor(rate, records)
         return PoissonBatches(
-            records, rate, len(loader), grouping, divisor, limit, stream, unit, fixed, share
+            records, rate, len(loader), grouping, divisor, limits, stream, unit, fixed, share
         )
     if share[1] > 1 and not isinstance(_sampler(loader), DistributedSampler):
         raise ValueError(
@@ -216,4 +218,4 @@ def batches_of(
         )
     public = grouping.divisor(1 / len(loader), records)
     slots = round(public.groups) if public else 0
-    return GivenBatches(loader.batch_sampler, grouping, slots, limit, stream, share)
+    return GivenBatches(loader.batch_sampler, grouping, slots, limits, stream, share)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dpclip.limits import Limits
+
 
 class Logical(NamedTuple):
     """What is known of a logical batch, beside its records.
@@ -76,36 +78,32 @@ def piece_of(draws: Sequence[Draw]) -> Piece:
 
 
 def cut(
-    ids: Sequence[int], slots: Tensor, limit: int | None, logical: Logical
+    ids: Sequence[int], slots: Tensor, limits: Limits, logical: Logical
 ) -> Iterator[list[Draw]]:
-    """Yields the physical batches of one logical batch, at most `limit` samples each.
+    """Yields the physical batches of one logical batch, within the limits.
 
-    Samples are sorted by slot and cut at slot borders only; a slot larger than the limit goes
-    over several pieces of its own, marked open. An empty batch yields one padding row, since
-    every step of the mechanism must be taken.
+    Samples are sorted by slot and cut at slot borders only; a slot larger than the limits goes
+    over several pieces of its own, marked open. With lengths, the slots with the longest samples
+    come first, and so do the longest samples of a slot, so that what is padded to one length is
+    of similar length. Slots are never formed of samples of similar length: which samples share a
+    slot would then depend on the lengths of all others, and one record that leaves could move any
+    of them. An empty batch yields one padding row, since every step of the mechanism must be taken.
 
     Args:
         ids: data set indices of the records of this process, in order.
         slots: [B] slot of each.
-        limit: largest physical batch, or None.
+        limits: of a physical batch.
         logical: the batch they belong to.
     """
     if not ids:
         yield [Draw(0, 0, False, logical, True, True, False)]
         return
-    order = torch.argsort(slots, stable=True).tolist()
-    by_slot: list[list[int]] = []
-    previous = None
-    for i in order:
-        slot = int(slots[i])
-        if slot != previous:
-            by_slot.append([])
-            previous = slot
-        by_slot[-1].append(i)
-    chunks = _pack(by_slot, limit or len(ids))
+    numbers, lengths = slots.tolist(), limits.of(ids)
+    chunks = _cut(_by_slot(numbers, lengths), lengths, limits)
     for number, (chunk, open_) in enumerate(chunks):
         first, last = number == 0, number == len(chunks) - 1
-        yield [Draw(int(ids[i]), int(slots[i]), True, logical, first, last, open_) for i in chunk]
+        chunk.sort(key=lambda i: numbers[i])
+        yield [Draw(int(ids[i]), numbers[i], True, logical, first, last, open_) for i in chunk]
 
 
 def padded(draws: list[Draw], rows: int) -> list[Draw]:
@@ -114,20 +112,34 @@ def padded(draws: list[Draw], rows: int) -> list[Draw]:
     return draws + [padding] * (rows - len(draws))
 
 
-def _pack(by_slot: Sequence[list[int]], limit: int) -> list[tuple[list[int], bool]]:
+def _by_slot(slots: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Returns the samples of each slot, the longest first; of equal ones, by slot, in order."""
+    found: dict[int, list[int]] = {slot: [] for slot in sorted(set(slots))}
+    for i in sorted(range(len(slots)), key=lambda i: -lengths[i]):
+        found[slots[i]].append(i)
+    return sorted(found.values(), key=lambda members: -lengths[members[0]])
+
+
+def _cut(
+    by_slot: Sequence[list[int]], lengths: Sequence[int], limits: Limits
+) -> list[tuple[list[int], bool]]:
     """Returns (samples, still open) of each piece."""
     chunks: list[tuple[list[int], bool]] = []
-    current: list[int] = []
-    for members in by_slot:
-        if current and len(current) + len(members) > limit:
-            chunks.append((current, False))
-            current = []
-        if len(members) <= limit:
-            current = current + members
-            continue
-        parts = [members[i : i + limit] for i in range(0, len(members), limit)]
-        chunks.extend((part, True) for part in parts[:-1])
-        chunks.append((parts[-1], False))
-    if current:
-        chunks.append((current, False))
+    for chunk in _joined(by_slot, lengths, limits):
+        *parts, rest = [chunk]
+        if not limits.hold(len(chunk), lengths[chunk[0]]):  # one slot that is too large
+            *parts, rest = _joined([[i] for i in chunk], lengths, limits)
+        chunks += [*((part, True) for part in parts), (rest, False)]
     return chunks
+
+
+def _joined(blocks: Sequence[list[int]], lengths: Sequence[int], limits: Limits) -> list[list[int]]:
+    """Returns the blocks, longest sample first, joined for as long as the limits hold them."""
+    joined: list[list[int]] = []
+    for block in blocks:
+        rows = len(joined[-1]) + len(block) if joined else 0
+        if joined and limits.hold(rows, lengths[joined[-1][0]]):
+            joined[-1].extend(block)
+        else:
+            joined.append(list(block))
+    return joined

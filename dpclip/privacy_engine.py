@@ -20,6 +20,7 @@ from dpclip.doctor import Report, examine
 from dpclip.engine import Engine
 from dpclip.grouping import per_sample
 from dpclip.ledger import HALF, NOT_POISSON, Ledger
+from dpclip.limits import Lengths, limits
 from dpclip.loader import PrivateLoader, batches_of, check_loader, sample_rate
 from dpclip.mechanism import Mechanism
 from dpclip.noise import gaussian
@@ -122,6 +123,8 @@ class PrivacyEngine:
         poisson_sampling: bool = True,
         batch_first: bool = True,
         max_physical_batch: int | None = None,
+        max_physical_size: int | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[nn.Module, Optimizer, DataLoader[Any]]:
         """Returns the same model and optimizer, hooked, and a loader that draws the batches.
 
@@ -144,6 +147,12 @@ class PrivacyEngine:
             batch_first: False if the batch is the second axis of every input.
             max_physical_batch: largest number of samples in memory; logical batches are split, and
                 `optimizer.step()` does nothing until the last part.
+            max_physical_size: largest number of samples times the length of the longest of them,
+                in units of `lengths`, e.g. padded frames; alone or beside max_physical_batch.
+            lengths: [N] length of each record, by data set index. Each logical batch is drawn as
+                without them, and its groups are the same; only then are they sorted by length and
+                cut, so that little is padded. What a record gives must not depend on how far it
+                is padded (masks, norms over its own frames): `doctor` tries that.
 
         Raises:
             TypeError: a module, optimizer or data set of a kind that cannot be made private.
@@ -160,11 +169,19 @@ class PrivacyEngine:
                 f"{max_physical_batch} with poisson_sampling={poisson_sampling}. Give a number "
                 "and keep Poisson sampling."
             )
+        if self._fixed_shape and max_physical_size is not None:
+            raise ValueError(
+                "fixed_shape=True pads every physical batch to max_physical_batch samples, so "
+                f"their size cannot be kept below max_physical_size={max_physical_size}. Leave "
+                "one of the two out."
+            )
         rule = clip(max_grad_norm) if max_grad_norm is not None else weighting
         assert rule is not None
         inner = unwrapped(module)
         check_model(inner, optimizer)
         check_loader(data_loader, grouping)
+        records = len(data_loader.dataset)  # type: ignore[arg-type]
+        within = limits(max_physical_batch, max_physical_size, lengths, records)
         facts = _facts(inner, rule)
         check_noise(noise_multiplier, rule, facts.bound)
         check_rows(grouping, rule)
@@ -175,17 +192,16 @@ class PrivacyEngine:
         like = next(p for p in inner.parameters() if p.requires_grad)
         ranks = ranks_for(grouping, facts, like)
         several = ranks is not None
-        check_features(grouping, several=several, limit=max_physical_batch, loop=self._loop)
+        check_features(grouping, several=several, limits=within, loop=self._loop)
         check_pacing(pacing, several=several)
         streams = self._streams(ranks, like.device)
         rate = sample_rate(data_loader) if poisson_sampling else None
-        records = len(data_loader.dataset)  # type: ignore[arg-type]
         batches = batches_of(
             data_loader,
             grouping,
             rate,
             streams.draws,
-            limit=max_physical_batch,
+            limits=within,
             fixed=self._fixed_shape,
             share=(ranks.rank, ranks.count) if ranks else (0, 1),
         )
@@ -276,6 +292,8 @@ class PrivacyEngine:
         loss_reduction: str = "mean",
         batch_first: bool = True,
         max_physical_batch: int | None = None,
+        max_physical_size: int | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[nn.Module, Optimizer, DataLoader[Any]]:
         """Like make_private, with the noise that spends target_epsilon in so many epochs.
 
@@ -313,6 +331,8 @@ class PrivacyEngine:
             loss_reduction=loss_reduction,
             batch_first=batch_first,
             max_physical_batch=max_physical_batch,
+            max_physical_size=max_physical_size,
+            lengths=lengths,
         )
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
+from dpclip.limits import Limits
 from dpclip.types import Grouping, Pacing, Weighting
 
 
@@ -140,13 +141,13 @@ def check_rows(grouping: Grouping, weighting: Weighting) -> None:
         )
 
 
-def check_features(grouping: Grouping, *, several: bool, limit: int | None, loop: bool) -> None:
+def check_features(grouping: Grouping, *, several: bool, limits: Limits, loop: bool) -> None:
     """Raises ValueError where groups are formed of features that are never there all at once.
 
     Args:
         grouping: given.
         several: whether there are several ranks.
-        limit: largest physical batch, or None.
+        limits: of a physical batch.
         loop: whether the model runs for each group.
     """
     if grouping.features is None:
@@ -154,11 +155,13 @@ def check_features(grouping: Grouping, *, several: bool, limit: int | None, loop
     whole = f"{grouping.label} forms its groups from the features of a whole batch"
     if several:
         raise ValueError(f"{whole}, and a rank sees a share of it. Train in one process.")
-    if limit is not None:
-        raise ValueError(
-            f"{whole}, and max_physical_batch={limit} cuts it. Leave max_physical_batch out, or "
-            "use smaller logical batches."
-        )
+    sizes = {"max_physical_batch": limits.rows, "max_physical_size": limits.size}
+    for name, value in sizes.items():
+        if value is not None:
+            raise ValueError(
+                f"{whole}, and {name}={value} cuts it. Leave {name} out, or use smaller logical "
+                "batches."
+            )
     if loop:
         raise ValueError(
             f"{whole}, and loop=True runs the model for each group by itself. Leave loop out."

@@ -56,9 +56,12 @@ class Grid:
 Block: TypeAlias = Heading | Paragraph | Bullets | Code | Picture | Grid
 
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;font-size:13px;margin:1em 0}"
-    "td,th{padding:.2em .7em;border-bottom:1px solid #ddd}img{max-width:100%}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:78em;margin:2em auto;padding:0 1em}"
+    "p,li{max-width:62em}"
+    "table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto;"
+    "font-variant-numeric:tabular-nums}"
+    "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;white-space:nowrap}img{max-width:62em;"
+    "width:100%}"
     "pre{background:#f4f4f4;padding:.7em;overflow-x:auto}"
 )
 

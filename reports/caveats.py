@@ -9,7 +9,14 @@ import numpy as np
 from reports.arms import Arm, arm_name, arm_of
 from reports.audit_remarks import audit_remarks
 from reports.claims import claims
-from reports.intervals import NULL_EXPOSURE, Interval, null_mean, null_range, over_seeds
+from reports.intervals import (
+    NULL_EXPOSURE,
+    Interval,
+    effective,
+    null_mean,
+    null_range,
+    over_seeds,
+)
 from reports.rows import Row, number, text
 from reports.table import exposure_of, lines, summarize
 
@@ -162,16 +169,8 @@ def _range(
 
 
 def _effective(row: Row, counts: tuple[str, ...]) -> float:
-    """Returns as how many independent canaries the run counts.
-
-    Canaries of a run share its references, which adds as much variance as one more sample of that
-    size: var / n becomes var (1/n + 1/N).
-    """
-    canaries = sum(number(row, count) for count in counts)
-    references = number(row, "references")
-    if math.isnan(references) or references <= 0:
-        return canaries
-    return 1 / (1 / canaries + 1 / references) if canaries > 0 else canaries
+    """Returns as how many independent canaries the run counts."""
+    return effective(sum(number(row, count) for count in counts), number(row, "references"))
 
 
 def _count(arms: int) -> str:

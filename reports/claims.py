@@ -73,9 +73,17 @@ def epsilon_text(row: Row) -> str:
 
 
 def claims(lines: Iterable[Row]) -> list[str]:
-    """Returns one sentence per arm that claims an epsilon, or one saying that none does."""
+    """Returns one sentence per arm that claims an epsilon, or one saying that none does.
+
+    With several tasks each claim starts with the name of its task.
+    """
     held = list(lines)
-    sentences = [_claim(line) for line in held if claims_epsilon(line)]
+    several = len({text(line, "task") for line in held}) > 1
+    sentences = [
+        f"{text(line, 'task')}: {_claim(line)}" if several else _claim(line)
+        for line in held
+        if claims_epsilon(line)
+    ]
     silent = len(held) - len(sentences)
     if not sentences:
         return ["No arm has a finite epsilon: no differential privacy may be claimed for any."]

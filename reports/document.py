@@ -1,9 +1,7 @@
 """The report of a sweep: first its parts, then the text, then the files."""
 
 import os
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +20,10 @@ from reports.blocks import (
 )
 from reports.caveats import caveats
 from reports.claims import claims
-from reports.pictures import NAMES, Gallery, gallery, png, shown
+from reports.pictures import Gallery, gallery, shown
+from reports.plates import NAMES, Series, png
+from reports.provenance import NAME as PROVENANCE
+from reports.provenance import Provenance, command_text, json_text, method
 from reports.rows import Row, text, utility_named
 from reports.sentence import headline
 from reports.summary import NAME as SUMMARY
@@ -32,25 +33,6 @@ from reports.table import details, html, lines, markdown, summarize
 __all__ = ["Provenance", "parts", "png", "replace", "report_html", "report_markdown", "write"]
 
 PICTURE = "tradeoff.png"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How the rows came about: what a reader needs in order to judge and repeat them.
-
-    Attributes:
-        command: What repeats the sweep, as a shell would take it, or its words.
-        configuration: What was the same for all runs.
-        learning_rates: The learning rates that were tried for each arm; empty for no search.
-        chosen_by: What picked one of them.
-        skipped: Combinations that were asked for and not run, each with its reason.
-    """
-
-    command: str | Sequence[str]
-    configuration: Mapping[str, object] = field(default_factory=dict)
-    learning_rates: Sequence[float] = ()
-    chosen_by: str = ""
-    skipped: Sequence[str] = ()
 
 
 def report_markdown(
@@ -79,8 +61,9 @@ def write(
     rows: Sequence[Row],
     provenance: Provenance,
     canaries: Sequence[Sequence[Row]] = (),
+    series: Sequence[Series] = (),
 ) -> list[Path]:
-    """Writes summary.csv, report.md, report.html and the pictures, and returns their paths.
+    """Writes summary.csv, provenance.json, report.md, report.html, the pictures; returns paths.
 
     All are computed before the first is written, and each replaces its predecessor in one step,
     so that an interruption leaves whole files. Pictures of an earlier report that this one has not
@@ -91,16 +74,18 @@ def write(
         rows: One flat dict per run.
         provenance: How they came about.
         canaries: For each row its canaries, which single canaries and ROC are drawn from.
+        series: For each row what was recorded over training.
 
     Raises:
-        ValueError: If tables of canaries were given, and not one for each row.
+        ValueError: If tables of canaries or series were given, and not one for each row.
     """
     from reports.figures import trade_off
 
     picture = png(trade_off(summarize(rows)))
-    found = gallery(rows, canaries)
+    found = gallery(rows, canaries, series)
     contents = {
         SUMMARY: csv_text(rows).encode(),
+        PROVENANCE: json_text(provenance).encode(),
         "report.md": report_markdown(rows, provenance, found).encode(),
         "report.html": report_html(rows, provenance, picture, found).encode(),
         PICTURE: picture,
@@ -144,7 +129,7 @@ def parts(rows: Sequence[Row], provenance: Provenance, found: Gallery | None = N
         Heading("How it was measured"),
         Bullets(_method(frame, provenance)),
         Heading("Run it again"),
-        Code(_command(provenance.command)),
+        Code(command_text(provenance)),
     ]
 
 
@@ -172,24 +157,8 @@ def _method(frame: pd.DataFrame, provenance: Provenance) -> list[str]:
         f"Seeds per arm: {span}. Intervals are 95 %: Student's over seeds; with one seed, the 1x "
         "tier's over its canaries and none for the other numbers.",
         "Exposure is in bits; canaries that were never trained on have 1.44 on average.",
-        _search(provenance),
-        *(f"{key}: {value}" for key, value in provenance.configuration.items()),
+        *method(provenance),
     ]
-
-
-def _search(provenance: Provenance) -> str:
-    tried = provenance.learning_rates
-    if len(tried) < 2:
-        return "Learning rate: no search; every arm used the one it was given."
-    by = f", chosen by {provenance.chosen_by}" if provenance.chosen_by else ""
-    return (
-        f"Learning rate: for every arm the best of {len(tried)} "
-        f"({', '.join(f'{rate:g}' for rate in tried)}){by}."
-    )
-
-
-def _command(command: str | Sequence[str]) -> str:
-    return command if isinstance(command, str) else shlex.join(command)
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -22,7 +22,14 @@ MARKERS = {"none": "X", "fixed": "o", "adaptive": "s", "noise": "^"}
 DASHES = {"none": "-", "fixed": "-", "adaptive": "--", "noise": ":"}
 WORDS = {"sample": "per sample", "microbatch": "micro-batch", "core": "core", "cluster": "cluster"}
 FAMILIES = {"fixed": "fixed bound", "adaptive": "adaptive bound", "noise": "with noise"}
-LEADER: dict[str, Any] = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3}
+# Lines of granularities differ in more than their colour, for print and for colour-blind eyes.
+STROKES: dict[str, Any] = {
+    "none": "-",
+    "sample": (0, (5, 1)),
+    "microbatch": (0, (3, 1, 1, 1)),
+    "core": (0, (1, 1)),
+    "cluster": (0, (6, 2, 1, 2, 1, 2)),
+}
 NULL_STYLE: dict[str, Any] = {"color": "#888888", "lw": 1.0, "ls": (0, (4, 3)), "zorder": 1}
 NULL_LABEL = f"null {NULL_EXPOSURE:.2f}"
 

@@ -85,3 +85,14 @@ def null_range(canaries: float, level: float, references: float = math.nan) -> t
     scale = 2 * canaries * math.log(2)
     low, high = (float(chdtri(2 * canaries, tail)) / scale for tail in (1 - level / 2, level / 2))
     return low + shift, high + shift
+
+
+def effective(canaries: float, references: float = math.nan) -> float:
+    """Returns as how many independent canaries those of a run count.
+
+    Canaries of a run share its references, which adds as much variance as one more sample of that
+    size: var / n becomes var (1/n + 1/N).
+    """
+    if math.isnan(references) or references <= 0 or canaries <= 0:
+        return canaries
+    return 1 / (1 / canaries + 1 / references)

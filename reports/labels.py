@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
+from scipy.optimize import isotonic_regression
 
 Spot: TypeAlias = tuple[float, tuple[int, int]]  # points away, (right, up)
 
@@ -16,6 +18,8 @@ Spot: TypeAlias = tuple[float, tuple[int, int]]  # points away, (right, up)
 _DIRECTIONS = ((1, 0), (1, 1), (-1, 0), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
 _DISTANCES = (7.0, 16.0, 28.0, 42.0)
 _SIDES = {1: "left", 0: "center", -1: "right"}
+_LEADER: dict[str, Any] = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3}
+_LINE_HEIGHT = 0.045  # of a line of text, as a share of the axes
 _LINE_FROM = 12.0  # a label further away than this many points needs a line to its point
 
 
@@ -50,6 +54,41 @@ def place(
         best = costs.index(min(costs))
         taken.append(boxes[best])
         _annotate(axes, label, spots[best])
+
+
+def label_ends(axes: Axes, ends: Sequence[Label]) -> None:
+    """Writes the names of lines at the right edge, moved apart just enough to be read.
+
+    Args:
+        axes: Where the lines are; limits of the axes must be set, as they are read here.
+        ends: The last point of each line, with its name.
+    """
+    axes.get_xlim()  # limits are computed when somebody asks
+    axes.get_ylim()
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ordered = sorted(ends, key=lambda label: float(to_axes.transform((label.x, label.y))[1]))
+    heights = [float(to_axes.transform((label.x, label.y))[1]) for label in ordered]
+    for label, y in zip(ordered, _apart(heights), strict=True):
+        axes.annotate(
+            label.text,
+            (label.x, label.y),
+            xytext=(1.03, y),
+            textcoords="axes fraction",
+            arrowprops=_LEADER | {"color": label.color, "relpos": (0.0, 0.5)},
+            va="center",
+            fontsize=8,
+            color=label.color,
+        )
+
+
+def _apart(heights: Sequence[float]) -> np.ndarray:
+    """Returns sorted heights moved as little as least squares allows to be one line apart."""
+    if not heights:
+        return np.array([])
+    steps = np.arange(len(heights)) * _LINE_HEIGHT
+    moved = isotonic_regression(np.asarray(heights) - steps).x + steps
+    # At the top and at the bottom of the axes they pile up.
+    return np.asarray(np.maximum(np.minimum(moved, 1.0 - steps[::-1]), steps))
 
 
 def _cost(axes: Axes, box: Bbox, spot: Spot, taken: Sequence[Bbox]) -> float:

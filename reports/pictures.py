@@ -1,44 +1,27 @@
-"""The pictures of an audit: which there are, what each shows, and why one is missing."""
+"""The pictures of an audit: which there are, for a sweep and for a run."""
 
-import io
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from reports.blocks import Block, Bullets, Heading, Paragraph, Picture
-from reports.claims import claims_epsilon
-from reports.pools import Pool, pools
-from reports.rows import TIERS, Row, number
-from reports.table import exposure_of, lines, summarize
+from reports.plates import (
+    Plate,
+    Series,
+    bounds,
+    group_sizes,
+    repetition,
+    run_histogram,
+    single_canaries,
+    speeds,
+    sweep_histogram,
+    training_curve,
+)
+from reports.pools import pools
+from reports.rows import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from reports.roc_figure import Curve
-
-Draw: TypeAlias = "Callable[[Sequence[Pool]], Figure]"
-
-REPETITION, EXPOSURE, ROC, BOUND = "repetition.png", "exposure.png", "roc.png", "bound.png"
-NAMES = (REPETITION, EXPOSURE, ROC, BOUND)
-CONFIDENT = 0.05  # failure probability of what is said about false positive rates
-
-
-@dataclass(frozen=True)
-class Plate:
-    """A picture, ready to be stored.
-
-    Attributes:
-        name: Its file.
-        caption: What it is, in a few words.
-        sentence: How to read it, and what cannot be read from it.
-        png: The file's content.
-    """
-
-    name: str
-    caption: str
-    sentence: str
-    png: bytes
 
 
 @dataclass(frozen=True)
@@ -49,34 +32,58 @@ class Gallery:
     missing: tuple[str, ...] = ()
 
 
-def gallery(rows: Sequence[Row], canaries: Sequence[Sequence[Row]] = ()) -> Gallery:
+def gallery(
+    rows: Sequence[Row],
+    canaries: Sequence[Sequence[Row]] = (),
+    series: Sequence[Series] = (),
+) -> Gallery:
     """Returns the pictures of a sweep: by repetition, single canaries, ROC, bounds and claims.
 
     Args:
         rows: One flat dict per run.
         canaries: For each row its canaries, each a flat dict with repetitions, inserted and
             exposure; none at all where only rows are at hand.
+        series: For each row name -> (step, value) pairs; none at all where none are at hand.
 
     Raises:
-        ValueError: If tables were given, and not one for each row, or a canary lacks a column.
+        ValueError: If tables or series were given, and not one for each row, or a canary lacks a
+            column.
     """
     held = pools(rows, canaries) if canaries else []
-    return _together(_repetition(rows, held), *_single(held, _sweep_histogram), _bound(rows))
+    return _together(
+        repetition(rows, held),
+        group_sizes(rows, held),
+        *speeds(rows, canaries),
+        *single_canaries(held, sweep_histogram),
+        bounds(rows),
+        *training_curve(rows, series),
+    )
 
 
-def run_gallery(row: Row, canaries: Sequence[Row], curve: "Curve | None" = None) -> Gallery:
-    """Returns the pictures of one run: its canaries, by repetition, ROC.
+def run_gallery(
+    row: Row,
+    canaries: Sequence[Row],
+    curve: "Curve | None" = None,
+    series: Series | None = None,
+) -> Gallery:
+    """Returns the pictures of one run: its canaries, by repetition, ROC, training.
 
     Args:
         row: The run's flat dict.
         canaries: Its canaries.
         curve: The ROC curve of another attack than ranking canaries by exposure.
+        series: Name -> (step, value) pairs; None where none are at hand.
 
     Raises:
         ValueError: If a canary lacks a column.
     """
     held = pools([row], [canaries])
-    return _together(_repetition([row], held), *_single(held, _run_histogram, curve))
+    return _together(
+        repetition([row], held),
+        *speeds([row], [canaries]),
+        *single_canaries(held, run_histogram, curve),
+        *training_curve([row], [series] if series else []),
+    )
 
 
 def shown(found: Gallery) -> list[Block]:
@@ -87,139 +94,6 @@ def shown(found: Gallery) -> list[Block]:
     return [*blocks, *([Bullets(found.missing)] if found.missing else [])]
 
 
-def png(figure: "Figure") -> bytes:
-    """Returns the figure as a PNG, the same bytes for the same figure."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
-
-
 def _together(*found: Plate | str) -> Gallery:
     plates = tuple(one for one in found if isinstance(one, Plate))
     return Gallery(plates, tuple(dict.fromkeys(one for one in found if isinstance(one, str))))
-
-
-def _repetition(rows: Sequence[Row], held: Sequence[Pool]) -> Plate | str:
-    frame = summarize(rows)
-    told = lines(frame)
-    tiers = {t for line in told for t in TIERS if not math.isnan(exposure_of(line, t).mean)}
-    if len(tiers) < 2:
-        return f"{REPETITION} is left out: exposure was measured at {len(tiers)} repetition(s)."
-    from reports.repetition_figure import exposure_by_repetition
-
-    single = any(number(line, "seeds") == 1 for line in told)
-    over = "over the canaries of a run" if held else "at 1x only"
-    return Plate(
-        REPETITION,
-        "Exposure by how often a canary was inserted",
-        "Mean exposure by how often a canary was inserted. Bars are 95 % intervals over seeds"
-        + (f", for arms with one seed {over}." if single else ".")
-        + " At the ceiling every canary beats all its references, and more would not show.",
-        png(exposure_by_repetition(frame, {(pool.task, pool.name): pool for pool in held})),
-    )
-
-
-def _single(
-    held: Sequence[Pool], histogram: Draw, curve: "Curve | None" = None
-) -> tuple[Plate | str, Plate | str]:
-    """Returns the two pictures that are made from single canaries."""
-    if not held:
-        why = "no table of canaries came with the rows"
-        return f"{EXPOSURE} is left out: {why}.", f"{ROC} is left out: {why}."
-    every = [bits for pool in held for bits in (*pool.once, *pool.held_out)]
-    wrong = sum(not math.isfinite(bits) for bits in every)
-    if wrong:
-        why = f"{wrong} of {len(every)} canaries have no finite exposure"
-        return f"{EXPOSURE} is left out: {why}.", f"{ROC} is left out: {why}."
-    return _exposure(held, histogram), _roc(held, curve)
-
-
-def _exposure(held: Sequence[Pool], histogram: Draw) -> Plate | str:
-    if not any(pool.once for pool in held):
-        return f"{EXPOSURE} is left out: no canary was inserted once."
-    notes = [
-        "Canaries inserted once (filled), held-out canaries (hatched), and the law of a canary "
-        "that was never trained on (black), in the same bins."
-    ]
-    if max(pool.seeds for pool in held) > 1:
-        notes.append("Seeds are pooled; the mean and its interval are those over seeds.")
-    if any(pool.references is None for pool in held if pool.once):
-        notes.append(
-            "The law is the one for many references, where their number differs between families "
-            "or is not recorded."
-        )
-    return Plate(
-        EXPOSURE,
-        "Exposure of single canaries beside the null",
-        " ".join(notes),
-        png(histogram(held)),
-    )
-
-
-def _roc(held: Sequence[Pool], curve: "Curve | None") -> Plate | str:
-    from reports.roc_figure import curves_of, roc_figure
-
-    curves = [curve] if curve else curves_of(held)
-    if not curves:
-        return f"{ROC} is left out: no arm has both canaries inserted once and held-out ones."
-    fewest = min(drawn.non_members for drawn in curves)
-    rate = 1 - CONFIDENT ** (1 / fewest)
-    by = "" if curve else " by their exposure"
-    few = "as few as " if len({drawn.non_members for drawn in curves}) > 1 else ""
-    return Plate(
-        ROC,
-        "Telling inserted canaries from held-out ones",
-        f"Inserted canaries told from held-out ones{by}. The band is 95 % for one threshold at a "
-        "time. Left of the dotted line stands what is reached without a false positive: with "
-        f"{few}{fewest} non-members that allows for a rate of up to {rate:.2g} (95 %), and nothing "
-        "smaller can be claimed.",
-        png(roc_figure(curves)),
-    )
-
-
-def _bound(rows: Sequence[Row]) -> Plate | str:
-    from reports.bound_figure import bound_against_claim, bounded
-
-    held = bounded(rows)
-    if not held:
-        return f"{BOUND} is left out: no run has a lower bound on epsilon."
-    without = sum(not math.isfinite(number(row, "eps_lb_ceiling")) for row in held)
-    notes = [
-        "Lower bounds on epsilon by the audit, a point per run.",
-        "In the grey region a bound contradicts its claim." if _any_claim(held) else "",
-        "A dash is what a perfect attack of that design could have shown; where it lies below the "
-        "claim (hollow points), nothing could have contradicted it." * (without < len(held)),
-        f"For {without} of {len(held)} runs that ceiling is not recorded." if without else "",
-        f"{len(rows) - len(held)} runs have no bound." if len(held) < len(rows) else "",
-    ]
-    return Plate(
-        BOUND,
-        "Lower bounds on epsilon against the claims",
-        " ".join(note for note in notes if note),
-        png(bound_against_claim(rows)),
-    )
-
-
-def _any_claim(rows: Sequence[Row]) -> bool:
-    return any(claims_epsilon(row) for row in rows)
-
-
-def _sweep_histogram(held: Sequence[Pool]) -> "Figure":
-    from reports.exposure_figures import exposure_histograms
-
-    return exposure_histograms(held)
-
-
-def _run_histogram(held: Sequence[Pool]) -> "Figure":
-    from reports.arms import COLORS
-    from reports.exposure_figures import exposure_histogram
-
-    (pool,) = held
-    return exposure_histogram(
-        pool.once,
-        pool.ceiling,
-        pool.held_out,
-        pool.references,
-        pool.means[1],
-        color=COLORS[pool.clip],
-    )

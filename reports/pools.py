@@ -113,12 +113,21 @@ def _bits(members: Sequence[Row], tier: int | None) -> tuple[float, ...]:
     chosen = (
         canary
         for canary in members
-        if (not _inserted(canary) if tier is None else _inserted(canary) and _times(canary) == tier)
+        if (
+            not is_inserted(canary)
+            if tier is None
+            else is_inserted(canary) and _times(canary) == tier
+        )
     )
     return tuple(number(canary, "exposure") for canary in chosen)
 
 
-def _inserted(canary: Row) -> bool:
+def is_inserted(canary: Row) -> bool:
+    """Returns whether a canary was trained on.
+
+    Raises:
+        ValueError: If the column `inserted` holds anything but a truth value.
+    """
     value: Scalar | np.bool_ = canary.get("inserted")
     if isinstance(value, bool | np.bool_ | int) and value in (0, 1):
         return bool(value)

@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
 
 from reports.arms import COLORS, arm_name, arm_of
 from reports.drawing import (
     DASHES,
-    LEADER,
     MARKERS,
     NULL_LABEL,
     NULL_STYLE,
@@ -21,7 +19,7 @@ from reports.drawing import (
     settle,
 )
 from reports.intervals import NULL_EXPOSURE, Interval
-from reports.labels import Label
+from reports.labels import Label, label_ends
 from reports.pools import Pool
 from reports.rows import TIERS, Row, number, text
 from reports.table import exposure_of
@@ -83,7 +81,7 @@ def _repetition_panel(
         if math.isfinite(ceiling):
             _level(axes, ceiling, f"ceiling {ceiling:.2f}", "left")
     axes.set_ylim(bottom=0.0)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
 
 
 def _of_tier(line: Row, tier: int, pool: Pool | None) -> Interval | None:
@@ -112,29 +110,3 @@ def _level(axes: Axes, height: float, label: str, side: str) -> None:
         fontsize=8,
         color="#666666",
     )
-
-
-def _label_ends(axes: Axes, ends: Sequence[Label]) -> None:
-    """Writes the names at the right edge, moved apart just enough to be read."""
-    ordered = sorted(ends, key=lambda label: label.y)
-    for label, y in zip(ordered, _apart([label.y for label in ordered], axes), strict=True):
-        axes.annotate(
-            label.text,
-            (label.x, label.y),
-            xytext=(1.03, y),
-            textcoords=axes.get_yaxis_transform(),
-            arrowprops=LEADER | {"color": label.color, "relpos": (0.0, 0.5)},
-            va="center",
-            fontsize=8,
-            color=label.color,
-        )
-
-
-def _apart(heights: Sequence[float], axes: Axes) -> np.ndarray:
-    """Returns sorted heights moved as little as least squares allows to be one line apart."""
-    if not heights:
-        return np.array([])
-    low, high = axes.get_ylim()
-    steps = np.arange(len(heights)) * (high - low) * 0.045
-    moved = isotonic_regression(np.asarray(heights) - steps).x + steps
-    return np.asarray(moved - max(0.0, moved[-1] - high))

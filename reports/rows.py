@@ -21,6 +21,7 @@ EXTRAS = (
     *("budget", "n_in", "n_out", "references", "searched", "extracted"),
     *("auc_low", "auc_high", "auc_before", "before_p", "coin_p", "coin_fired", "n_tests"),
     *("eps_lb_by", "eps_lb_ceiling", "eps_lb_expected"),
+    *("exp_error", "exp_error_low", "exp_error_high", "error_in", "error_out"),
 )
 TEXTS = frozenset(
     {

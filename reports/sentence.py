@@ -1,4 +1,4 @@
-"""The answer in one sentence, which claims no difference where intervals overlap."""
+"""The answer in two sentences, which claim no difference where intervals overlap."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ NAMED = 2  # arms named in a clause before the rest is only counted
 
 
 def headline(frame: pd.DataFrame) -> str:
-    """Returns one sentence per task: who reduces memorization, at what cost, and group size.
+    """Returns two sentences per task: who reduces memorization, at what cost; and group size.
 
     Exposures are compared by their 95 % intervals: with the null (contained or not) and with the
     unclipped arm (all below, all above, or nothing claimed).
@@ -35,8 +35,9 @@ def _sentence(task: str, held: Sequence[Row]) -> str:
     others = [line for line in held if text(line, "clip") != "none"]
     clauses = _compared(base, others) if base else _alone(others)
     trend = size_clause(others)
-    told = [*clauses, *([trend] if trend else []), *_audited(held)]
-    return f"On {task}, {'; '.join(told)}."
+    more = "; ".join([*([trend] if trend else []), *_audited(held)])
+    answer = f"On {task}, {'; '.join(clauses)}."
+    return f"{answer} {more[0].upper()}{more[1:]}." if more else answer
 
 
 def _audited(held: Sequence[Row]) -> list[str]:

@@ -14,7 +14,7 @@ from reports.intervals import Interval, over_seeds
 from reports.rows import TIERS, Row, number, text, utility_of
 
 MEDIANS = ("norm_pct", "clipfrac", "auc", "ex_per_s", "peak_mb", "exp_ceiling", "delta", "lr")
-MEANS = ("exp_out", "exp_before")
+MEANS = ("exp_out", "exp_before", "exp_error", "error_in", "error_out")
 BOUND = ("eps_lb", "eps_lb_ceiling", "eps_lb_expected")
 SMALLEST = ("coin_p", "before_p")
 # Worst first: what one seed found holds for the arm.
@@ -100,6 +100,9 @@ def _detail(line: Row) -> dict[str, str]:
         "held-out exposure": cell("exp_out", "{:.2f}"),
         "before training": cell("exp_before", "{:.2f}"),
         "smallest p before": cell("before_p", "{:.2g}"),
+        "1x exposure by errors": cell("exp_error", "{:.2f}"),
+        "errors, inserted": cell("error_in", "{:.1%}"),
+        "errors, held out": cell("error_out", "{:.1%}"),
         "AUC": _auc(line),
         "smallest coin p": cell("coin_p", "{:.2g}"),
         "epsilon, lower bound": cell("eps_lb", "{:.2f}"),
@@ -244,7 +247,7 @@ def _main(frame: pd.DataFrame, style: str) -> str:
 
 
 def _head(tier: int) -> str:
-    return "exposure 1x [95 %]" if tier == 1 else f"{tier}x"
+    return "exposure 1x, bits [95 %]" if tier == 1 else f"{tier}x"
 
 
 def _interval(interval: Interval) -> str:

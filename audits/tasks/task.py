@@ -65,6 +65,8 @@ class Family:
         references: how many held-out records a canary is ranked among (unless `space` is given).
         space: all candidates, for exact ranks.
         vast: the space that the references are a sample of, where it can only be searched.
+        errors: (model in eval mode, records) -> [n] error rate of what the model makes of each,
+            0 where it is right: a second score, beside the loss. Needs references.
     """
 
     draw: Draw
@@ -72,6 +74,15 @@ class Family:
     references: int = 1000
     space: Space | None = None
     vast: Vast | None = None
+    errors: Callable[[nn.Module, Sequence[Any]], NDArray[np.float64]] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses errors that nothing could be ranked among."""
+        if self.errors is not None and (self.space is not None or self.references < 1):
+            raise ValueError(
+                "A family with errors is ranked among held-out references: expected no space and "
+                f"at least 1 reference, found {self.references}."
+            )
 
 
 def families_of(
@@ -110,7 +121,11 @@ class Task:
         lr: learning rate where none is searched for.
         lrs: grid of the learning-rate search.
         families: name -> recipe.
+        canaries: per repetition tier and family, unless told otherwise; half of them are inserted.
         collate: the data loader's collate function, None for torch's own.
+        length: record -> its length, for tasks whose records are padded to the longest beside them.
+        physical_size: records times the longest of them, in units of `length`, that go through the
+            model at once; a drawn batch is cut by length into such parts.
         features: name of the model's submodule whose output tells records apart, for groupings
             that cluster them; empty if there is none.
         facts: what else a report should say of the data.
@@ -132,7 +147,10 @@ class Task:
     lr: float
     lrs: tuple[float, ...]
     families: Mapping[str, Family] = field(default_factory=dict)
+    canaries: int = 10
     collate: Callable[[list[Any]], Any] | None = None
+    length: Callable[[Any], int] | None = None
+    physical_size: int | None = None
     features: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     measures: Callable[[nn.Module, Dataset[Any]], Mapping[str, float]] | None = None

@@ -15,7 +15,7 @@ _HOME = {
     "demo": "sweep",
     "audit": "sweep",
     "train": "train",
-    "compare": "looking",
+    "compare": "comparing",
     "ui": "looking",
     "doctor": "looking",
 }

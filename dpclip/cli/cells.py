@@ -67,9 +67,7 @@ def _work(
         config["alpha"],
         config["tests"],
     )
-    privatize = privatizer(
-        arm, config["accountant"], config.get("secure", False), features=task.features
-    )
+    privatize = privatizer(arm, config["accountant"], task, config.get("secure", False))
     if config["kind"] == "train":
         outcome = trial.train(task, task.train, setting, privatize, observe)
         assert outcome.model is not None
@@ -125,7 +123,7 @@ def _by_gradients(
         task,
         planted.train,
         own,
-        privatizer(arm, config["accountant"], groups=group, features=task.features),
+        privatizer(arm, config["accountant"], task, groups=group),
         gradient_audit.GradientCanaries(
             group.ids, group.coins, group.observed, group.beside, made_from
         ),
@@ -137,19 +135,20 @@ def _by_gradients(
 def privatizer(
     arm: Arm,
     accountant: str,
+    task: Task | None = None,
     secure: bool = False,
     groups: GradientCanaries | None = None,
-    features: str = "",
 ) -> trial.Privatize:
     """Returns what makes the training runs of an arm private.
 
     Args:
         arm: how they train.
         accountant: prv or rdp.
+        task: names the layer whose output is clustered, and how long records are.
         secure: whether randomness is secure or seeded.
         groups: canaries that join every step of the one run.
-        features: the layer of the model whose output is clustered.
     """
+    features = task.features if task else ""
 
     def privatize(
         model: nn.Module, optimizer: Optimizer, loader: DataLoader[Any], seed: int
@@ -157,6 +156,7 @@ def privatizer(
         engine = PrivacyEngine(
             accountant, seed=None if secure else seed, secure=secure, measure=False
         )
+        parts = _by_length(arm, task, loader.dataset)
         _, _, private = engine.make_private(
             module=model,
             optimizer=optimizer,
@@ -165,6 +165,7 @@ def privatizer(
             grouping=arm.grouping(features),
             weighting=arm.rule(),
             pacing=arm.pace(),
+            **parts,
         )
         if groups is not None:
             engine.plant(groups)
@@ -174,12 +175,24 @@ def privatizer(
             guarantee=lambda: engine.guarantee,
             clipped=lambda: engine.diagnostics().fraction_clipped,
             sizes=(lambda: engine.pace.sizes) if arm.pace() else None,
+            stepped=(lambda: engine.updated) if parts else None,
             close=engine.close,
             q=sample_rate(loader),
             randomness="secure" if secure else "seeded",
         )
 
     return privatize
+
+
+def _by_length(arm: Arm, task: Task | None, records: Any) -> dict[str, Any]:
+    """Returns how drawn batches are cut by length, nothing where they stay whole.
+
+    Clusters and paced updates are made of whole batches.
+    """
+    if task is None or task.length is None or arm.clip == "cluster" or arm.pace() is not None:
+        return {}
+    lengths = [task.length(records[i]) for i in range(len(records))]
+    return {"lengths": lengths, "max_physical_size": max(task.physical_size or 0, *lengths)}
 
 
 def _save(model: nn.Module, path: Path) -> None:

@@ -22,7 +22,7 @@ from dpclip.cli.options import Audit, Train
 from dpclip.cli.tasks import gradient_canaries, plant
 
 _LEAST_DELTA = 1e-12
-_COUNTS = ("seeds", "canaries", "references", "epochs", "batch_size", "runs", "limit")
+_COUNTS = ("seeds", "canaries", "references", "epochs", "batch_size", "runs", "limit", "words")
 
 
 def check_options(chosen: Train | Audit) -> None:
@@ -105,7 +105,7 @@ def _privatize(arm: Arm, task: Task, config: Mapping[str, Any]) -> Privatize:
     """Returns what makes the arm private, with the gradient canaries that its audit may get."""
     wanted = config.get("gradient_canaries", 0) if arm.sigma else 0
     groups = gradient_canaries(task, wanted, 0) if wanted else None
-    return privatizer(arm, config["accountant"], groups=groups, features=task.features)
+    return privatizer(arm, config["accountant"], task, groups=groups)
 
 
 def _check_batch(arm: Arm, task: Task) -> None:

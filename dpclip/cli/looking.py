@@ -1,4 +1,4 @@
-"""The commands compare, ui and doctor: looking at what is there."""
+"""The commands ui and doctor: looking at what is there."""
 
 from __future__ import annotations
 
@@ -8,20 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dpclip.cli.errors import Usage, asked
-from dpclip.cli.options import Compare, Doctor, Ui
+from dpclip.cli.options import Doctor, Ui
 from dpclip.cli.serving import serve, show
-from reports import console, headline, read, remarks, summarize
 from reports.tracking import open_experiment
 from reports.ui import landing, page_of, ui_command
 from reports.unfinished import unfinished
-
-
-def compare(chosen: Compare, _words: str) -> None:
-    """Prints one table of the runs of one or several stores."""
-    stores = [Path(word.strip()) for word in chosen.stores.split(",")]
-    rows = [row for store in stores for row in asked(lambda s=store: read(s))]  # type: ignore[misc]
-    frame = summarize(rows)
-    print("\n".join([headline(frame), "", console(frame), "", *remarks(rows)]))
 
 
 def ui(chosen: Ui, _words: str) -> None:

@@ -18,11 +18,14 @@ class Train:
     """Trains one arm without canaries and logs it.
 
     Args:
-        task: digits, text, reuters, reuters52, images, translation, or module:function that
-            returns an audits.tasks.Task.
+        task: digits, text, speech, speech_conformer, reuters, reuters52, images, translation, or
+            module:function that returns an audits.tasks.Task.
         data: where the records of reuters (SGML files or their archive), images (a folder for each
-            class, or archives of such) or translation (train.en, train.de and the like) are.
+            class, or archives of such), translation (train.en, train.de and the like) or speech
+            (manifest.tsv, LibriSpeech's folders, spoken digits) are. Without it speech is spoken by
+            espeak-ng.
         limit: how many records of the data to train on at most; the task's own if not given.
+        bad: what to do with recordings that cannot be used: refuse, or skip, which counts them.
         grouping: none, sample, microbatch:B[:random], core:N[:fixed], cluster:K or
             cluster:B:per.
         weighting: clip:C, per_layer:C, normalize:GAMMA, quantile:Q, min or scarcity:L.
@@ -38,11 +41,14 @@ class Train:
         delta: at which epsilon is reported.
         accountant: prv or rdp.
         store: folder for results.
+        quiet: only the result, no remarks.
+        json: the row as JSON on stdout, all else on stderr.
     """
 
     task: str = "digits"
     data: str | None = None
     limit: int | None = None
+    bad: str = "refuse"
     grouping: str = "sample"
     weighting: str = "clip:1.0"
     noise: float = 0.0
@@ -55,6 +61,8 @@ class Train:
     delta: float = 1e-5
     accountant: str = "prv"
     store: Path = Path("runs/train")
+    quiet: bool = False
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,12 @@ class Audit:
     """Trains every combination with canaries, measures memorization, and reports.
 
     Args:
-        task: digits, text, reuters, reuters52, images, translation, or module:function that
-            returns an audits.tasks.Task.
+        task: digits, text, speech, speech_conformer, reuters, reuters52, images, translation, or
+            module:function that returns an audits.tasks.Task.
         data: where the records of reuters (SGML files or their archive), images (a folder for each
-            class, or archives of such) or translation (train.en, train.de and the like) are.
+            class, or archives of such), translation (train.en, train.de and the like) or speech
+            (manifest.tsv, LibriSpeech's folders, spoken digits) are. Without it speech is spoken by
+            espeak-ng.
         limit: how many records of the data to train on at most; the task's own if not given.
         grouping: comma-separated: none, sample, microbatch:B[:random], core:N[:fixed],
             cluster:K, cluster:B:per. Without
@@ -81,18 +91,26 @@ class Audit:
         batch_size: expected logical batch; the task's own if not given.
         lr: learning rate of every arm; the task's own if not given.
         search: picks each arm's learning rate from the task's grid, on validation data.
-        canaries: per repetition tier and family; a coin inserts about half of them.
+        canaries: per repetition tier and family, the task's own number if not given; a coin
+            inserts about half of them.
         references: held-out canaries of each family that an inserted one is ranked among.
         gradient_canaries: join a second training of every arm that claims an epsilon, where the
             canaries among the records are too few to contradict it; 0 for none.
         families: comma-separated canary families of the task; all if not given.
         secret: format of the text task's canaries, with {} for each secret letter.
         alphabet: the letters.
+        speeds: comma-separated, of the speech tasks' canaries, a family for each.
+        words: random words in a canary of the speech tasks.
+        recordings: your own as canaries of the speech tasks, laid out like their data, instead of
+            random words.
+        bad: what to do with recordings that cannot be used: refuse, or skip, which counts them.
         delta: at which epsilon is reported.
         accountant: prv or rdp.
         alpha: failure probability of all lower bounds on epsilon together.
         workers: processes; 0 for none beside this one.
         store: folder for results; the same command continues there after an interruption.
+        quiet: only the table, neither progress nor remarks.
+        json: the rows as JSON on stdout, all else on stderr.
         self_test: instead of all this, plants known bugs in a training loop and shows which of them
             an audit catches.
         loop: module:function of the loop to test, (engine factory, dataset, seed) -> released
@@ -113,17 +131,23 @@ class Audit:
     batch_size: int | None = None
     lr: float | None = None
     search: bool = False
-    canaries: int = 10
+    canaries: int | None = None
     references: int = 1000
     gradient_canaries: int = 1000
     families: str | None = None
     secret: str = "my pin is {}{}{}{}{}{}"
     alphabet: str = "0123456789"
+    speeds: str = "1,2,4"
+    words: int = 5
+    recordings: str | None = None
+    bad: str = "refuse"
     delta: float = 1e-5
     accountant: str = "prv"
     alpha: float = 0.05
     workers: int = _cores()
     store: Path = Path("runs/audit")
+    quiet: bool = False
+    json: bool = False
     self_test: bool = False
     loop: str | None = None
     runs: int = 5
@@ -146,13 +170,25 @@ class Demo:
 
 @dataclass(frozen=True)
 class Compare:
-    """Prints the table of earlier sweeps.
+    """Puts the runs of earlier sweeps into one table and, with --out, into one report.
 
     Args:
-        stores: folders of earlier sweeps, comma-separated.
+        stores: folders of earlier sweeps, comma-separated; demo if neither these nor a server are
+            given.
+        tracking_uri: an MLflow server or database; of each task its last finished sweep is read.
+        runs: comma-separated, which runs: words of an arm in their order (microbatch 4, noise 1,
+            sample seed0), or ids in MLflow of runs or sweeps, at least their first 8 letters.
+        out: folder for report.html, report.md, summary.csv and pictures.
+        quiet: only the table, no remarks.
+        json: the rows as JSON on stdout, all else on stderr.
     """
 
-    stores: str = "demo"
+    stores: str | None = None
+    tracking_uri: str | None = None
+    runs: str | None = None
+    out: Path | None = None
+    quiet: bool = False
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,14 +234,17 @@ def parse(words: Sequence[str]) -> tuple[str, Chosen]:
     """
     from jsonargparse import ArgumentParser
 
+    from dpclip.cli.examples import Examples, told
+
     parser = ArgumentParser(
         prog="dpclip",
         description="Train with clipped gradients, audit memorization, compare reports.",
+        formatter_class=Examples,
     )
     commands = parser.add_subcommands(required=True, metavar="command")
     for name, kind in _KINDS.items():
         about = (kind.__doc__ or "").splitlines()[0]
-        command = ArgumentParser(description=about)
+        command = ArgumentParser(description=about, epilog=told(name))
         command.add_argument("--config", action="config", help="read options from a YAML file")
         command.add_class_arguments(kind)
         commands.add_subcommand(name, command, help=about)

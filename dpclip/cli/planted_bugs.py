@@ -19,6 +19,7 @@ from audits.self_test import Claim, Finder, Observed
 from canaries import GradientCanaries, dirac, stream
 from dpclip.engine import Engine
 from dpclip.grouping import by_key, per_sample
+from dpclip.limits import Lengths
 from dpclip.loader import sample_rate
 from dpclip.noise import gaussian
 from dpclip.privacy_engine import PrivacyEngine
@@ -150,6 +151,8 @@ class Planted(PrivacyEngine):
         poisson_sampling: bool = True,
         batch_first: bool = True,
         max_physical_batch: int | None = None,
+        max_physical_size: int | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[nn.Module, Optimizer, DataLoader[Any]]:
         """As `PrivacyEngine.make_private`; then the bug, and the canaries.
 
@@ -182,6 +185,8 @@ class Planted(PrivacyEngine):
             poisson_sampling=poisson_sampling,
             batch_first=batch_first,
             max_physical_batch=max_physical_batch,
+            max_physical_size=max_physical_size,
+            lengths=lengths,
         )
         self._bug.after(self._private)
         self.canaries = dirac(

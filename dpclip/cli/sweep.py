@@ -20,8 +20,10 @@ from dpclip.cli.errors import Contradicted, Usage, asked
 from dpclip.cli.logged import log_sweep
 from dpclip.cli.manifests import check_kept
 from dpclip.cli.options import Audit, Demo
+from dpclip.cli.output import Output
 from dpclip.cli.prospects import prospects
 from dpclip.cli.self_test import self_test
+from dpclip.cli.speech import OPTIONS, TASKS
 from dpclip.cli.tasks import made_of, task_of
 from reports import Provenance, console, headline, remarks, summarize, write
 from reports.tracking import open_experiment
@@ -56,6 +58,7 @@ def audit(chosen: Audit, words: str) -> None:
     )
     config = _config(chosen, len(arms))
     task = asked(lambda: task_of(config))
+    config |= {"canaries": chosen.canaries or task.canaries}
     planted = asked(lambda: rehearse(task, arms, config, chosen.first_seed))
     assert planted is not None
     config |= {"made_of": made_of(task, planted)}
@@ -68,9 +71,10 @@ def audit(chosen: Audit, words: str) -> None:
     # Workers that meet a database without tables would all make them.
     asked(lambda: open_experiment(chosen.store, task.name))
     total = len(arms) * (chosen.seeds + (len(task.lrs) * len(SEEDS) if chosen.search else 0))
-    print("Before training:", *told, sep="\n  ")
+    output = Output(chosen.quiet, chosen.json)
+    output.remark("\n  ".join(["Before training:", *told]))
     manifests = chosen.store / "manifests"
-    with tqdm(total=total, unit="run", disable=None) as bar:
+    with tqdm(total=total, unit="run", disable=chosen.quiet or None) as bar:
 
         def ran(cells: Sequence[Cell]) -> list[Result]:
             def done(cell: Cell, _: Result) -> None:
@@ -99,17 +103,26 @@ def audit(chosen: Audit, words: str) -> None:
     rows = [result["row"] for result in results]
     provenance = Provenance(
         command=words,
-        configuration=_told(chosen, task),
+        configuration=_told(task, config),
         learning_rates=task.lrs if chosen.search else (),
         chosen_by=_judged(task) if chosen.search else "",
         skipped=skipped,
     )
-    files = write(chosen.store, rows, provenance, [result["canaries"] for result in results])
+    files = write(
+        chosen.store,
+        rows,
+        provenance,
+        [result["canaries"] for result in results],
+        [result["series"] for result in results],
+    )
     frame = summarize(rows)
-    print("\n".join(["", headline(frame), "", console(frame), "", *remarks(rows), ""]))
+    output.remark("")
+    output.result(headline(frame), "", console(frame))
+    output.remark("", *remarks(rows), "")
+    output.rows(rows)
     link = log_sweep(chosen.store, task.name, cells, results, files, headline(frame))
-    print(f"Report: {chosen.store / 'report.md'}, with pictures beside it")
-    print(f"Runs: {directions(chosen.store, link)}")
+    output.remark(f"Report: {chosen.store / 'report.md'}, with pictures beside it")
+    output.remark(f"Runs: {directions(chosen.store, link)}")
     if wrong := [row["arm"] for row in rows if row["verdict"] == "contradicted"]:
         raise Contradicted(
             f"the lower bound of {wrong[0]} exceeds the epsilon it claims (alpha {chosen.alpha:g} "
@@ -132,7 +145,8 @@ def _config(chosen: Audit, arms: int) -> dict[str, Any]:
 
     All runs print a lower bound, so all of them share alpha.
     """
-    names = (*_CELL, "canaries", "gradient_canaries", "delta", "accountant")
+    own = OPTIONS if chosen.task in TASKS else ()
+    names = (*_CELL, *own, "gradient_canaries", "delta", "accountant")
     runs = arms * chosen.seeds
     return {name: getattr(chosen, name) for name in names} | {
         "alpha": chosen.alpha / runs,
@@ -140,7 +154,7 @@ def _config(chosen: Audit, arms: int) -> dict[str, Any]:
     }
 
 
-def _told(chosen: Audit, task: Task) -> dict[str, object]:
+def _told(task: Task, config: Mapping[str, Any]) -> dict[str, object]:
     return {
         "task": task.name,
         "training records": len(task.train),  # type: ignore[arg-type]
@@ -148,7 +162,7 @@ def _told(chosen: Audit, task: Task) -> dict[str, object]:
         "expected batch": task.batch_size,
         "epochs": task.epochs,
         "canary families": ", ".join(task.families),
-        "canaries per tier and family": f"{chosen.canaries}, of which a coin inserts half",
+        "canaries per tier and family": f"{config['canaries']}, of which a coin inserts half",
         "sampling": "Poisson",
         **task.facts,
     }

@@ -31,6 +31,7 @@ from canaries import (
     stream,
     text_records,
 )
+from dpclip.cli.speech import TASKS, speech_task
 
 _OF_DATA = ("data", "limit")
 _FEWEST = 20  # gradient canaries whose coins fall on both sides, but for one in 500,000
@@ -45,11 +46,12 @@ def task_of(config: Mapping[str, Any]) -> Task:
         ValueError: an unknown task or family, data that cannot be read, or canaries that do not fit
             the task.
     """
-    if config["task"] not in _BY_PATH and (
+    if config["task"] not in (*_BY_PATH, *TASKS) and (
         given := [n for n in _OF_DATA if config.get(n) is not None]
     ):
         raise ValueError(f"Task {config['task']} reads no data by path: leave out --{given[0]}.")
-    makers = {"digits": _digits, "text": _text} | dict.fromkeys(_BY_PATH, _by_path)
+    makers = {"digits": _digits, "text": _text}
+    makers |= dict.fromkeys(_BY_PATH, _by_path) | dict.fromkeys(TASKS, speech_task)
     task = makers.get(config["task"], _own)(config)
     if config["families"]:
         chosen = [word.strip() for word in config["families"].split(",")]
@@ -146,8 +148,8 @@ def _own(config: Mapping[str, Any]) -> Task:
     module, _, function = config["task"].partition(":")
     if not function:
         raise ValueError(
-            f"Unknown task {config['task']!r}: expected digits, text, {', '.join(_BY_PATH)} or "
-            "module:function."
+            f"Unknown task {config['task']!r}: expected digits, text, "
+            f"{', '.join((*TASKS, *_BY_PATH))} or module:function."
         )
     if sys.path[:1] != [here := os.getcwd()]:
         sys.path.insert(0, here)  # first, since installed packages share names such as benchmarks
@@ -181,7 +183,8 @@ def plant(task: Task, per_tier: int, seed: int) -> Planted:
             records[member] = drawn[place]
         references[name] = [drawn[i] for i in range(len(members), total)]
     plan = plan.seal(records)
-    train = inject(task.train, records, plan.copies(), seed)
+    ragged = task.length is not None
+    train = inject(task.train, records, plan.copies(), seed, ragged=ragged)
     return Planted(
         train=train,
         ids=plan.ids,

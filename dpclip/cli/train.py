@@ -12,6 +12,8 @@ from dpclip.cli.checks import check_options, rehearse
 from dpclip.cli.errors import Usage, asked
 from dpclip.cli.logged import live_training, log_training
 from dpclip.cli.options import Audit, Train
+from dpclip.cli.output import Output
+from dpclip.cli.speech import OPTIONS, TASKS
 from dpclip.cli.tasks import task_of
 from reports.tracking import open_experiment
 from reports.ui import directions
@@ -36,6 +38,8 @@ def train(chosen: Train, _words: str) -> None:
         )
     arm, unplanted = arms[0], Audit()  # a task is named with its canaries; none are inserted here
     config: dict[str, Any] = {name: getattr(unplanted, name) for name in _UNPLANTED}
+    if chosen.task in TASKS:
+        config |= {name: getattr(unplanted, name) for name in OPTIONS} | {"bad": chosen.bad}
     config |= {name: getattr(chosen, name) for name in _OWN} | {"canaries": 0, "tests": 1}
     task = asked(lambda: task_of(config))
     asked(lambda: rehearse(task, arms, config, chosen.seed))
@@ -53,7 +57,8 @@ def train(chosen: Train, _words: str) -> None:
             run.complete(result)
     row = result["row"]
     link = log_training(chosen.store, task.name, cell, result)
-    print(f"{arm.label}: {task.metric} {row[task.metric]:.4g}, epsilon {row['eps']:.4g}")
-    print(row["guarantee"])
-    print(f"Weights: {weights}")
-    print(f"Runs: {directions(chosen.store, link)}")
+    output = Output(chosen.quiet, chosen.json)
+    output.result(f"{arm.label}: {task.metric} {row[task.metric]:.4g}, epsilon {row['eps']:.4g}")
+    output.remark(row["guarantee"], f"Weights: {weights}")
+    output.remark(f"Runs: {directions(chosen.store, link)}")
+    output.rows([{**row, "weights": str(weights)}])

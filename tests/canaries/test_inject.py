@@ -143,3 +143,13 @@ def test_refuses_canaries_that_are_laid_out_otherwise() -> None:
         match=r"canary 1 .*item\[0\] is float32 tensor \[2\], the data's is float32 tensor \[1\]",
     ):
         inject(DATA, wrong, [0], seed=0)
+
+
+def test_lengths_are_free_where_batches_are_padded() -> None:
+    data = [(torch.zeros(7, 4), torch.zeros(3)) for _ in range(5)]
+    longer = [(torch.zeros(9, 4), torch.zeros(2))]
+    with pytest.raises(ValueError, match=r"\[9, 4\], the data's is float32 tensor \[7, 4\]"):
+        inject(data, longer, [0], 0)
+    assert len(inject(data, longer, [0], 0, ragged=True)) == 6
+    with pytest.raises(ValueError, match=r"\[9, 5\], the data's is float32 tensor \[any, 4\]"):
+        inject(data, [(torch.zeros(9, 5), torch.zeros(2))], [0], 0, ragged=True)

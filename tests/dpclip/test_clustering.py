@@ -9,6 +9,7 @@ from sklearn.cluster import KMeans
 
 from dpclip import clip, clip_to_min, clusters
 from dpclip.clustering import grouped, lloyd
+from dpclip.limits import Limits
 from dpclip.refusals import check_features
 from dpclip.streams import Seeded
 
@@ -182,7 +183,7 @@ def test_what_is_refused(kit):
         with pytest.raises(ValueError, match=text):
             kit.private(kit.Mlp(), kit.vectors(), weighting=clip(1.0), **how)
     with pytest.raises(ValueError, match="a rank sees a share of it"):
-        check_features(make, several=True, limit=None, loop=False)
+        check_features(make, several=True, limits=Limits(), loop=False)
     with pytest.warns(UserWarning, match="does not look at the data"):
         trained = kit.private(
             kit.Mlp(), kit.vectors(), weighting=clip(1.0), grouping=make, noise_multiplier=1.0

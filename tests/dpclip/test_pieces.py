@@ -6,13 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpclip.limits import Limits
 from dpclip.pieces import Logical, cut, piece_of
 
 LOGICAL = Logical(3, 0.5, 2)
 
 
 def test_empty_batch_is_one_padding_row():
-    (only,) = cut([], torch.zeros(0, dtype=torch.int64), 4, LOGICAL)
+    (only,) = cut([], torch.zeros(0, dtype=torch.int64), Limits(4), LOGICAL)
     piece = piece_of(only)
     assert piece.real.tolist() == [False] and piece.first and piece.last and not piece.open
 
@@ -21,7 +22,7 @@ def test_empty_batch_is_one_padding_row():
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.none() | st.integers(1, 12))
 def test_pieces_hold_every_record_once_and_cut_at_borders(numbers, limit):
     ids = [100 + i for i in range(len(numbers))]
-    pieces = [piece_of(draws) for draws in cut(ids, torch.tensor(numbers), limit, LOGICAL)]
+    pieces = [piece_of(draws) for draws in cut(ids, torch.tensor(numbers), Limits(limit), LOGICAL)]
     held = [int(i) for p in pieces for i in p.ids]
     assert sorted(held) == ids
     assert [int(s) for p in pieces for s in p.slots] == sorted(numbers)

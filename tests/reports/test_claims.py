@@ -51,6 +51,12 @@ def test_no_finite_epsilon_means_no_claim() -> None:
     ]
 
 
+def test_claims_of_several_tasks_name_theirs() -> None:
+    held = [CLAIMED | {"task": "digits"}, CLAIMED | {"task": "text"}]
+    assert [claim.split(" ")[0] for claim in claims(held)] == ["digits:", "text:"]
+    assert claims(held[:1])[0].startswith("sample C=1")
+
+
 def test_claims_name_epsilon_delta_and_what_the_audit_found() -> None:
     claim, rest = claims([NOTHING, CLAIMED])
     assert claim == (

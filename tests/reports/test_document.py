@@ -47,6 +47,9 @@ def test_the_report_answers_first_and_tells_how_to_repeat_it(sweep: list[Row]) -
 
 def test_no_learning_rate_search_is_said(sweep: list[Row]) -> None:
     assert "Learning rate: no search" in report_markdown(sweep, Provenance(command="dpclip demo"))
+    unknown = Provenance(command="dpclip demo", learning_rates=None)
+    assert "no search" not in report_markdown(sweep, unknown)
+    assert "Learning rate: how it was chosen is not the same" in report_markdown(sweep, unknown)
 
 
 def test_the_page_holds_its_picture(sweep: list[Row]) -> None:
@@ -57,8 +60,8 @@ def test_the_page_holds_its_picture(sweep: list[Row]) -> None:
 
 def test_all_files_are_written_and_read_back(tmp_path: Path, sweep: list[Row]) -> None:
     paths = write(tmp_path / "new" / "store", sweep, PROVENANCE)
-    names = ["bound.png", "repetition.png", "report.html", "report.md", "summary.csv"]
-    names += ["tradeoff.png"]
+    names = ["bound.png", "groups.png", "provenance.json", "repetition.png", "report.html"]
+    names += ["report.md", "summary.csv", "tradeoff.png"]
     assert sorted(path.name for path in paths) == names
     assert sorted(os.listdir(tmp_path / "new" / "store")) == names
     assert paths[0].parent.joinpath("tradeoff.png").read_bytes().startswith(b"\x89PNG")
@@ -70,11 +73,12 @@ def test_pictures_of_canaries_are_beside_the_report_and_in_it(
 ) -> None:
     paths = write(tmp_path, sweep, PROVENANCE, canaries=[canaries() for _ in sweep])
     pictures = [path.name for path in paths if path.suffix == ".png"]
-    assert pictures == ["tradeoff.png", "repetition.png", "exposure.png", "roc.png", "bound.png"]
+    others = ("exposure.png", "roc.png", "bound.png")
+    assert pictures == ["tradeoff.png", "repetition.png", "groups.png", *others]
     report = (tmp_path / "report.md").read_text()
     assert re.findall(r"!\[[^]]+\]\(([a-z]+\.png)\)\n\n\S", report) == pictures
     page = (tmp_path / "report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 5
+    assert page.count('src="data:image/png;base64,') == 6
     assert "left out" not in report
 
 

@@ -10,7 +10,9 @@ from reports.rows import Row
 
 Make = Callable[..., Any]
 SAMPLE = {"clip": "sample", "weighting": "clip", "C": 0.1, "mb": 1}
-ALL = ["repetition.png", "exposure.png", "roc.png", "bound.png"]
+ALL = ["repetition.png", "groups.png", "exposure.png", "roc.png", "bound.png"]
+OF_RUN = ["repetition.png", "exposure.png", "roc.png"]
+SERIES = {"train/loss": [(5, 2.0), (10, 1.0)], "clip/fraction": [(5, 0.5), (10, 0.4)]}
 
 
 def names(found: Gallery) -> list[str]:
@@ -22,7 +24,7 @@ def sentence(found: Gallery, name: str) -> str:
     return told
 
 
-def test_a_sweep_has_four_pictures(sweep: list[Row], canaries: Make) -> None:
+def test_a_sweep_has_five_pictures(sweep: list[Row], canaries: Make) -> None:
     found = gallery(sweep, [canaries() for _ in sweep])
     assert names(found) == ALL
     assert found.missing == ()
@@ -31,7 +33,7 @@ def test_a_sweep_has_four_pictures(sweep: list[Row], canaries: Make) -> None:
 
 def test_a_run_has_three_pictures(row: Make, canaries: Make) -> None:
     found = run_gallery(row(), canaries())
-    assert names(found) == ALL[:3]
+    assert names(found) == OF_RUN
     assert found.missing == ()
 
 
@@ -44,14 +46,15 @@ def test_the_curve_of_another_attack_can_be_shown(row: Make, canaries: Make) -> 
 
 def test_rows_alone_have_no_pictures_of_single_canaries(sweep: list[Row]) -> None:
     found = gallery(sweep)
-    assert names(found) == ["repetition.png", "bound.png"]
+    assert names(found) == ["repetition.png", "groups.png", "bound.png"]
+    assert "No band is drawn around the null" in sentence(found, "groups.png")
     assert found.missing == (
         "exposure.png is left out: no table of canaries came with the rows.",
         "roc.png is left out: no table of canaries came with the rows.",
     )
 
 
-def test_bare_rows_have_no_pictures_and_four_reasons() -> None:
+def test_bare_rows_have_no_pictures_and_five_reasons() -> None:
     found = gallery([{"task": "digits", "clip": "none", "seed": 0}])
     assert names(found) == []
     assert [reason.split(" ")[0] for reason in found.missing] == ALL
@@ -63,6 +66,7 @@ def test_an_exposure_that_is_no_number_costs_the_pictures_and_no_more(
     found = gallery([row()], [canaries([5.0, math.nan])])
     assert names(found) == ["repetition.png", "bound.png"]
     assert found.missing == (
+        "groups.png is left out: no rule was run at two group sizes.",
         "exposure.png is left out: 1 of 5 canaries have no finite exposure.",
         "roc.png is left out: 1 of 5 canaries have no finite exposure.",
     )
@@ -81,7 +85,7 @@ def test_without_canaries_inserted_once_there_is_neither(row: Make, canaries: Ma
 
 
 def test_one_canary_and_equal_exposures_are_enough(row: Make, canaries: Make) -> None:
-    assert names(run_gallery(row(), canaries([9.9], [9.9, 9.9]))) == ALL[:3]
+    assert names(run_gallery(row(), canaries([9.9], [9.9, 9.9]))) == OF_RUN
 
 
 def test_one_tier_is_no_picture_of_repetition(row: Make, canaries: Make) -> None:
@@ -140,3 +144,12 @@ def test_a_table_that_does_not_fit_is_an_error_and_not_a_missing_picture(
 ) -> None:
     with pytest.raises(ValueError, match="2 rows and 1 tables"):
         gallery([row(), row(seed=1)], [canaries()])
+
+
+def test_what_was_recorded_over_training_is_a_picture_more(row: Make, canaries: Make) -> None:
+    assert names(gallery([row()], series=[SERIES])) == [OF_RUN[0], "bound.png", "training.png"]
+    found = run_gallery(row(), canaries(), series=SERIES)
+    assert names(found) == [*OF_RUN, "training.png"]
+    assert names(run_gallery(row(), canaries(), series={})) == OF_RUN
+    with pytest.raises(ValueError, match="1 rows and 2 series"):
+        gallery([row()], series=[SERIES, SERIES])

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from reports.drawing import canvas
 from reports.intervals import NULL_EXPOSURE
+from reports.labels import Label, label_ends
 from reports.pools import pools
 from reports.repetition_figure import exposure_by_repetition
 from reports.rows import Row
@@ -78,7 +80,24 @@ def test_names_at_the_end_stand_apart(sweep: list[Row]) -> None:
     figure = exposure_by_repetition(frame)
     named = [found for found in figure.axes[0].texts if found.get_text() in set(frame["arm"])]
     heights = sorted(found.get_position()[1] for found in named)
-    low, high = figure.axes[0].get_ylim()
-    gaps = [(b - a) / (high - low) for a, b in pairwise(heights)]
-    assert min(gaps) > 0.044
-    assert heights[-1] <= high
+    assert min(b - a for a, b in pairwise(heights)) > 0.044
+    assert heights[0] >= 0.0
+    assert heights[-1] <= 1.0
+    # Each stands as near to its line's end as the others let it.
+    to_axes = figure.axes[0].transData + figure.axes[0].transAxes.inverted()
+    ends = [float(to_axes.transform(found.xy)[1]) for found in named]
+    moved = [abs(found.get_position()[1] - y) for found, y in zip(named, ends, strict=True)]
+    assert max(moved) < 0.2
+    assert min(moved) < 0.01
+
+
+def test_names_at_one_height_pile_up_within_the_axes() -> None:
+    _, (axes,) = canvas(1)
+    axes.set(xlim=(0.0, 1.0), ylim=(0.0, 10.0))
+    for height in (0.0, 10.0):
+        label_ends(axes, [Label(1.0, height, f"{height} {i}", "black") for i in range(10)])
+        placed = sorted(
+            t.get_position()[1] for t in axes.texts if t.get_text().startswith(f"{height} ")
+        )
+        assert placed[0] == pytest.approx(0.0 if height == 0 else 1.0 - 9 * 0.045)
+        assert min(b - a for a, b in pairwise(placed)) > 0.044

@@ -2,7 +2,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from reports.pictures import Gallery, Plate
+from reports.pictures import Gallery
+from reports.plates import Plate
 from reports.run_report import run_markdown
 
 MakeRow = Callable[..., dict[str, Any]]

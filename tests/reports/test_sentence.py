@@ -45,7 +45,7 @@ def test_the_whole_sentence(sweep: list[Row]) -> None:
     assert headline(summarize(sweep)) == (
         "On digits, unclipped training memorizes canaries seen once (5.05 [4.75, 5.35] bits, null "
         "1.44); sample C=0.1 (1.55 [1.25, 1.85]) brings that to where it cannot be told from the "
-        f"null, {WORSE}, the highest mean accuracy of 2 arms that do; 1x exposure rises with the "
+        f"null, {WORSE}, the highest mean accuracy of 2 arms that do. 1x exposure rises with the "
         "group size for C=0.1 (sample 1.55, microbatch 16 5.14) and core min (core 8 3.90, core 4 "
         "4.80)."
     )
@@ -153,12 +153,12 @@ def test_contradicted_and_untested_claims_are_in_the_answer(row: MakeRow) -> Non
         for sigma, verdict in zip((0.5, 1.0, 2.0, 4.0, 8.0), verdicts, strict=True)
     ]
     sentence = headline(summarize([row(), *rows]))
-    assert "; the audit CONTRADICTS the epsilon claimed by sample C=1 sigma=0.5 (8)" in sentence
+    assert ". The audit CONTRADICTS the epsilon claimed by sample C=1 sigma=0.5 (8)" in sentence
     assert sentence.endswith(
         "; the audit is too weak to test the epsilon claimed by sample C=1 sigma=1 (4), "
         "sample C=1 sigma=2 (2) and 1 more."
     )
-    assert "the audit" not in headline(summarize([row(), rows[-1]]))
+    assert "he audit" not in headline(summarize([row(), rows[-1]]))
 
 
 def test_an_empty_summary_is_refused() -> None:

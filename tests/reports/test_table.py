@@ -87,7 +87,7 @@ def test_the_tables_show_intervals_and_the_reason_for_no_epsilon(sweep: list[Row
     table = markdown(summarize(sweep))
     head, _, first, *_ = table.splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")] == [
-        *("arm", "seeds", "acc", "exposure 1x [95 %]", "2x", "4x", "8x", "16x", "norm pct"),
+        *("arm", "seeds", "acc", "exposure 1x, bits [95 %]", "2x", "4x", "8x", "16x", "norm pct"),
         "epsilon",
     ]
     cells = [cell.strip() for cell in first.strip("|").split("|")]

@@ -12,7 +12,8 @@ def real() -> Callable[[str], Path]:
     """Returns a folder of the data sets that DPCLIP_DATA names, or skips.
 
     `DPCLIP_DATA=~/data pytest tests/audits/tasks` runs what needs ~/data/reuters (Reuters-21578),
-    ~/data/cifar10_jpg (CIFAR-10 as images) and ~/data/multi30k_en_de (Multi30k, task 1, raw).
+    ~/data/cifar10_jpg (CIFAR-10 as images), ~/data/multi30k_en_de (Multi30k, task 1, raw),
+    ~/data/librispeech (with manifest.tsv) and ~/data/fsdd (spoken digits).
     """
 
     def find(name: str) -> Path:

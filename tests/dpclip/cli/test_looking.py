@@ -13,43 +13,9 @@ import pytest
 
 import dpclip.cli.looking
 import dpclip.cli.serving
-from reports import Provenance, write
 from reports.tracking import open_experiment, start_sweep
 
 Call = Callable[..., Any]
-ROW = {"task": "tiny", "clip": "none", "weighting": "none", "sigma": 0.0, "seed": 0, "acc": 0.9}
-ROW |= {"exposure": 2.0, "exp_low": 1.5, "exp_high": 2.5, "eps": float("inf")}
-
-
-def swept(store: Path, **changes: Any) -> str:
-    write(store, [ROW | changes], Provenance(command="dpclip audit"))
-    return str(store)
-
-
-def test_compare_puts_stores_into_one_table(call: Call, tmp_path: Path) -> None:
-    first = swept(tmp_path / "a")
-    second = swept(tmp_path / "b", clip="sample", weighting="clip", C=1.0, mb=1, exposure=1.0)
-    ended = call("compare", "--stores", f"{first}, {second}")
-    assert (ended.code, ended.err) == (0, "")
-    assert "no clipping" in ended.out
-    assert "sample C=1" in ended.out
-
-
-@pytest.mark.parametrize("stores", ["missing", "missing,", ""])
-def test_compare_without_a_summary_is_refused(call: Call, stores: str) -> None:
-    ended = call("compare", "--stores", stores)
-    assert ended.code == 2
-    assert "there is no summary.csv in" in ended.err
-    assert ended.err.count("\n") == 1
-
-
-def test_compare_with_a_broken_summary_is_refused(call: Call, tmp_path: Path) -> None:
-    store = swept(tmp_path / "a")
-    with (tmp_path / "a" / "summary.csv").open("a") as file:
-        file.write("half a li")
-    ended = call("compare", "--stores", store)
-    assert ended.code == 2
-    assert "delete the line" in ended.err
 
 
 def test_ui_on_a_folder_that_is_no_store_is_refused(call: Call, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -5,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dpclip.cli.options import Audit, Train, parse
+from dpclip.cli.examples import EXAMPLES
+from dpclip.cli.options import Audit, Compare, Train, parse
 
 Call = Callable[..., Any]
 
@@ -81,3 +83,29 @@ def test_help_tells_every_option(call: Call, command: str) -> None:
     kind = {"audit": Audit, "train": Train}[command]
     assert all(f"--{field.name}" in told for field in fields(kind))
     assert "learning rate" in told  # the docstring's lines became help
+
+
+def test_switches_of_output_stand_alone() -> None:
+    _, chosen = parse(["compare", "--quiet", "--json", "--out", "a b"])
+    assert chosen == Compare(quiet=True, json=True, out=Path("a b"))
+    _, chosen = parse(["compare", "--tracking-uri", "http://a:1", "--runs", "microbatch 4,none"])
+    assert chosen == Compare(tracking_uri="http://a:1", runs="microbatch 4,none")
+
+
+@pytest.mark.parametrize("command", sorted(EXAMPLES))
+def test_examples_stand_in_the_help_as_they_are_written(call: Call, command: str) -> None:
+    told = call(command, "--help").out
+    assert EXAMPLES[command]
+    for what, line in EXAMPLES[command]:
+        assert f"  {line}\n      {what}" in told
+
+
+@pytest.mark.parametrize("line", [line for held in EXAMPLES.values() for _, line in held])
+def test_examples_are_understood(call: Call, tmp_path: Path, line: str) -> None:
+    (tmp_path / "audit.yaml").write_text("seeds: 3\n")
+    program, *words = shlex.split(line)
+    assert program == "dpclip"
+    if "--print_config" in words:
+        assert call(*words).code == 0
+    else:
+        assert parse(words)[0] == words[0]

@@ -47,6 +47,7 @@ class Run:
         sigma: noise multiplier.
         steps: optimizer steps.
         limit: largest physical batch, or None.
+        size: largest physical batch in samples times the longest, or None.
         batch: expected logical batch.
         wrapped: whether ranks wrap the model in DistributedDataParallel.
         loop: whether the model runs once for each group.
@@ -60,6 +61,7 @@ class Run:
     sigma: float = 0.0
     steps: int = 50
     limit: int | None = None
+    size: int | None = None
     batch: int = 16
     wrapped: bool = False
     loop: bool = False
@@ -86,6 +88,10 @@ RUNS = [
     Run(groups="fixed", rule="min", slices=3, steps=12),
     Run(groups="fixed", rule="min", batch=4, steps=30),  # ranks without a record, empty batches
     Run(groups="position", rule="clip", batch=4, steps=30, limit=2),
+    Run(groups="sample", size=120, steps=12),
+    Run(groups="random", size=120, limit=5, steps=12),
+    Run(groups="fixed", rule="min", size=120, steps=12),
+    Run(groups="position", rule="clip", batch=4, size=60, steps=30),
     Run(groups="fixed", rule="clip", loop=True, steps=12),
     Run(groups="sample", rule="clip", steps=12),
     Run(groups="random", rule="clip", steps=12, limit=5, slices=2),
@@ -148,6 +154,8 @@ def train(run: Run, cores: int | None, around=lambda m: m) -> tuple[nn.Module, P
         grouping=grouping(run, cores),
         weighting=weighting(run),
         max_physical_batch=run.limit,
+        max_physical_size=run.size,
+        lengths=None if run.size is None else [1 + (i * 37) % 50 for i in range(120)],
     )
     while engine.steps < run.steps:
         for x, y in loader:

@@ -65,8 +65,10 @@ def test_ranks_are_virtual_cores(ranks, run):
     assert said["steps"] == engine.steps == run.steps
     assert said["epsilon"] == engine.get_epsilon(1e-5)
     if run.groups in ("position", "fixed"):
-        norms = engine.diagnostics().norms
-        assert torch.allclose(torch.tensor(said["norms"]), norms, rtol=1e-4)
+        norms, wanted = torch.tensor(said["norms"]), engine.diagnostics().norms
+        if run.size is not None:  # virtual cores come by their longest records
+            norms, wanted = norms.sort().values, wanted.sort().values
+        assert torch.allclose(norms, wanted, rtol=1e-4)
         assert said["guarantee"] == engine.guarantee
 
 
