@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from reports.arms import COLORS, arm_name, arm_of
 from reports.claims import bound_text, claims_epsilon, guarantee_text, verdict_text
 from reports.intervals import NULL_EXPOSURE
-from reports.rows import UTILITIES, Row, number, plain, text, utility_of
+from reports.rows import TIER_COLUMNS, UTILITIES, Row, number, plain, text, utility_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
@@ -18,11 +18,12 @@ Series: TypeAlias = Mapping[str, Sequence[tuple[int, float]]]
 
 PARAMS = (
     *("clip", "weighting", "C", "sigma", "mb", "world", "q", "steps", "lr", "delta", "seed"),
-    *("model", "canaries"),
+    *("model", "canaries", "slots", "pacing"),
 )
 METRICS = (
     *(utility.column for utility in UTILITIES),
-    *("exposure", "exp_low", "exp_high", "norm_pct", "auc", "auc_low", "auc_high", "coin_p"),
+    *("exposure", "exp_low", "exp_high", "exp_error", *TIER_COLUMNS[1:]),
+    *("norm_pct", "auc", "auc_low", "auc_high", "coin_p"),
     *("before_p", "eps_lb", "eps_lb_ceiling", "eps", "clipfrac", "ex_per_s", "peak_mb"),
 )
 SHORTER = {"eps_lb_ceiling": "eps_ceil"}  # columns too wide for MLflow's table

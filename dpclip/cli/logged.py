@@ -231,7 +231,7 @@ def _artifacts(folder: Path, cell: Cell, result: Result) -> None:
     audit = folder / "audit"
     audit.mkdir()
     pd.DataFrame(result["canaries"]).to_csv(audit / "canaries.csv", index=False)
-    gallery = run_gallery(result["row"], result["canaries"])
+    gallery = run_gallery(result["row"], result["canaries"], series=result["series"])
     for plate in gallery.plates:
         (audit / plate.name).write_bytes(plate.png)
     (audit / "report.md").write_text(run_markdown(result["row"], gallery))

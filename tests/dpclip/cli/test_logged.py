@@ -87,7 +87,7 @@ def _check_child(run: Any, parent: str, row: dict[str, Any]) -> None:
     assert set(files(run)) == {
         *("config.yaml", "env.json"),
         *("audit/canaries.csv", "audit/exposure.png", "audit/report.md"),
-        *("audit/repetition.png", "audit/roc.png"),
+        *("audit/repetition.png", "audit/roc.png", "audit/training.png"),
     }
 
 
