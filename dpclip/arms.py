@@ -22,6 +22,10 @@ PACINGS = "none, angle:ALPHA[:CAP]"
 Lists = tuple[str, str, str]
 """Comma-separated groupings, weightings and noise multipliers; every combination is meant."""
 
+_SPEECH: tuple[Lists, ...] = (
+    ("none", "min", "0"),
+    ("sample,core:8", "clip:0.1", "0"),
+)
 DEFAULTS: dict[str, tuple[Lists, ...]] = {
     "digits": (
         ("none", "min", "0"),
@@ -33,6 +37,8 @@ DEFAULTS: dict[str, tuple[Lists, ...]] = {
         ("sample", "clip:0.5", "0,0.1,0.5"),
         ("microbatch:8", "min", "0"),
     ),
+    "speech": _SPEECH,
+    "speech_conformer": _SPEECH,
 }
 _ANY_TASK: tuple[Lists, ...] = (("none,sample", "clip:1.0", "0"),)
 

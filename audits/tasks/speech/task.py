@@ -88,7 +88,7 @@ def task(
         evaluate=lambda net, records: _word_errors(net, records),
         optimizer=_adam,
         batch_size=16,
-        epochs=10,
+        epochs=8,
         lr=4e-3,
         lrs=(2e-3, 4e-3, 8e-3),
         families={
@@ -97,6 +97,7 @@ def task(
             )
             for name, recipe in families.items()
         },
+        canaries=6,
         collate=collate,
         length=lambda record: len(record[0]),
         physical_size=PHYSICAL,
