@@ -28,6 +28,7 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.step_time
 	$(BIN)/python -m benchmarks.peak_memory
 	$(BIN)/python -m benchmarks.losses
+	$(BIN)/python -m benchmarks.bucketing
 	$(BIN)/python -m benchmarks.randomness
 	$(BIN)/python -m benchmarks.audit_coverage
 	$(BIN)/python -m benchmarks.self_test

@@ -1,5 +1,6 @@
 """The speech tasks on the command line: where recordings and canaries come from."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,3 +144,21 @@ def test_a_missing_extra_is_told_and_nothing_is_made(
     assert "pip install" in ended.err
     assert "dpclip[speech]" in ended.err
     assert not (tmp_path / "new").exists()
+
+
+def test_everything_else_works_without_the_extra() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torchaudio', 'soundfile', 'jiwer', 'espeakng_loader', 'flashlight'):\n"
+        "    sys.modules[name] = None\n"
+        "import canaries, reports\n"
+        "from dpclip.cli.tasks import plant, task_of\n"
+        "task = task_of({'task': 'digits', 'families': None, 'batch_size': None, 'epochs': 1,"
+        " 'references': 10})\n"
+        "print(len(plant(task, 2, 0).train))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1000
