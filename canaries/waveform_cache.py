@@ -4,12 +4,15 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pcm = NDArray[np.int16]
+
+_UNFINISHED = "unfinished-"
 
 LIMIT = 4 * 2**30
 """Bytes that a folder may hold; beyond them the files not used for longest are deleted."""
@@ -30,11 +33,12 @@ def read(path: Path, count: int) -> list[Pcm] | None:
     """
     try:
         content = path.read_bytes()
-        os.utime(path)  # used now, so that it is not the next to be deleted
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unusable(path.parent, error) from error
+    with suppress(OSError):  # a folder that others keep may be read all the same
+        os.utime(path)  # used now, so that it is not the next to be deleted
     seal, body = content[:32], content[32:]
     if hashlib.sha256(body).digest() != seal or len(body) < 8 * count:
         return None
@@ -58,7 +62,7 @@ def write(path: Path, waveforms: Sequence[Pcm], limit: int = LIMIT) -> None:
     body = b"".join([lengths.tobytes(), *(waveform.tobytes() for waveform in waveforms)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED, delete=False) as file:
             file.write(hashlib.sha256(body).digest() + body)
         os.replace(file.name, path)
         _trim(path.parent, limit)
@@ -68,8 +72,12 @@ def write(path: Path, waveforms: Sequence[Pcm], limit: int = LIMIT) -> None:
 
 def _trim(folder: Path, limit: int) -> None:
     """Deletes the files used least lately; another process may be doing the same."""
+    files = []
     with os.scandir(folder) as entries:
-        files = [(e.path, e.stat()) for e in entries if e.is_file()]
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another process has renamed or deleted it since
+                if entry.is_file() and not entry.name.startswith(_UNFINISHED):
+                    files.append((entry.path, entry.stat()))
     files.sort(key=lambda file: file[1].st_mtime_ns, reverse=True)
     sizes = np.cumsum([stat.st_size for _, stat in files])
     for (path, _), held in zip(files, sizes, strict=True):

@@ -23,9 +23,10 @@ from audits.verdict import verdict
 from canaries import GradientCanaries, digest
 from dpclip.arms import Arm
 from dpclip.cli.claims import promise
+from dpclip.cli.digests import records_digest
 from dpclip.cli.manifests import GRADIENTS, RECORDS, safe
 from dpclip.cli.prospects import by_records
-from dpclip.cli.tasks import gradient_canaries, plant, records_digest, task_of
+from dpclip.cli.tasks import gradient_canaries, plant, task_of
 from dpclip.loader import sample_rate
 from dpclip.measure import gradient_norms
 from dpclip.privacy_engine import PrivacyEngine

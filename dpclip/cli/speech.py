@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from audits.tasks import Task
@@ -42,13 +44,16 @@ def speech_task(config: Mapping[str, Any]) -> Task:
         ValueError: recordings that cannot be used, or words that are no speeds.
     """
     corpus = _corpus(config)
-    recipe = _recipe(config, corpus)
+    facts: dict[str, str] = {}
+    own: list[Recording] | None = None
+    if config["recordings"] is not None:
+        own, facts = _own(config, corpus)
     families = {
-        f"speed{speed:g}": lambda _, speed=speed: recipe(speed)
+        f"speed{speed:g}": lambda _, speed=speed: _recipe(config["words"], corpus, own, speed)
         for speed in _speeds(config["speeds"])
     }
     made = task(corpus, families, config["references"], TASKS[config["task"]])
-    return dataclasses.replace(made, name=config["task"])
+    return dataclasses.replace(made, name=config["task"], facts={**made.facts, **facts})
 
 
 def _corpus(config: Mapping[str, Any]) -> Corpus:
@@ -82,27 +87,54 @@ def spoken(limit: int | None = None) -> Corpus:
     )
 
 
-def _recipe(config: Mapping[str, Any], corpus: Corpus) -> Callable[[float], Draw]:
-    """Returns speed -> recipe of canaries."""
-    if config["recordings"] is not None:
-        own = _own(config, corpus.sample_rate)
-        return lambda speed: from_recordings(own, speed)
-    say = (
-        joined(corpus.single_words, corpus.sample_rate)
-        if corpus.single_words
-        else espeak(corpus.sample_rate, rates=_SLOW)
-    )
-    return lambda speed: random_words(corpus.words, config["words"], say, speed)
+def _recipe(words: int, corpus: Corpus, own: list[Recording] | None, speed: float) -> Draw:
+    """Returns the recipe of canaries of one speed.
 
+    It is put together when canaries are drawn: a training without any asks nothing of the words.
+    """
 
-def _own(config: Mapping[str, Any], sample_rate: int) -> list[Recording]:
-    found = read(config["recordings"], bad=_bad(config))
-    if found.sample_rate != sample_rate:
-        raise ValueError(
-            f"--recordings {config['recordings']} are at {found.sample_rate} Hz, the data at "
-            f"{sample_rate} Hz: expected the same. Resample them."
+    def draw(n: int, rng: np.random.Generator) -> list[Recording]:
+        if own is not None:
+            return from_recordings(own, speed)(n, rng)
+        if len(corpus.words) < 2:
+            raise ValueError(
+                f"The training transcripts have {len(corpus.words)} different words: canaries of "
+                "random words need at least 2. Give recordings of your own, --recordings PATH."
+            )
+        say = (
+            joined(corpus.single_words, corpus.sample_rate)
+            if corpus.single_words
+            else espeak(corpus.sample_rate, rates=_SLOW)
         )
-    return [(item.waveform, item.text) for item in found.items]
+        return random_words(corpus.words, words, say, speed)(n, rng)
+
+    return draw
+
+
+def _own(config: Mapping[str, Any], corpus: Corpus) -> tuple[list[Recording], dict[str, str]]:
+    """Returns the user's recordings for canaries, and what a report should say of them."""
+    path = config["recordings"]
+    found = read(path, bad=_bad(config))
+    if found.sample_rate != corpus.sample_rate:
+        raise ValueError(
+            f"--recordings {path} are at {found.sample_rate} Hz, the data at "
+            f"{corpus.sample_rate} Hz: expected the same. Resample them."
+        )
+    held = {
+        waveform.tobytes()
+        for part in (corpus.train, corpus.validation, corpus.test)
+        for waveform, _ in part
+    }
+    if both := [item.name for item in found.items if item.waveform.tobytes() in held]:
+        raise ValueError(
+            f"--recordings {path}: {len(both)} of {len(found.items)} are in the data as well, "
+            f"{both[0]} for one. A canary that is held out must not be trained on: take other "
+            "recordings, or leave these out of the data."
+        )
+    facts = {"canary recordings": f"{len(found.items)} of your own"}
+    if "skipped" in found.facts:
+        facts["canary recordings skipped"] = found.facts["skipped"]
+    return [(item.waveform, item.text) for item in found.items], facts
 
 
 def _bad(config: Mapping[str, Any]) -> Any:
@@ -116,6 +148,6 @@ def _speeds(words: str) -> list[float]:
         found = [float(word) for word in words.split(",")]
     except ValueError:
         raise ValueError(f"--speeds {words}: expected numbers such as 1,1.5,2,4.") from None
-    if len(set(found)) < len(found):
-        raise ValueError(f"--speeds {words}: expected each once.")
+    if len(set(found)) < len(found) or not all(0 < speed < math.inf for speed in found):
+        raise ValueError(f"--speeds {words}: expected positive numbers, each once.")
     return found

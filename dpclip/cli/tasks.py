@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from canaries import (
     SecretFormat,
     budget,
     check_tokenizable,
-    digest,
     dirac,
     inject,
     mislabelled,
@@ -195,31 +193,6 @@ def plant(task: Task, per_tier: int, seed: int) -> Planted:
         references=references,
         budget=budget(train),
         manifest=plan.hash,
-    )
-
-
-def records_digest(records: Any) -> str:
-    """Returns a digest of a data set: of its length and of 64 records spread over it.
-
-    It is empty for records that hold other things than numbers and strings.
-    """
-    some = np.linspace(0, len(records) - 1, num=64).astype(int)
-    try:
-        return digest((len(records), [records[int(i)] for i in some]))
-    except TypeError:
-        return ""
-
-
-def made_of(task: Task, planted: Planted) -> str:
-    """Returns a digest of what a task is made of, so that a changed one is run again.
-
-    Of the shapes of its parameters, some of its records, and the panel of canaries. A loss or an
-    optimizer that was changed is not seen.
-    """
-    some = np.linspace(0, len(planted.train) - 1, num=64).astype(int)  # type: ignore[arg-type]
-    shapes = [list(p.shape) for p in task.model(0).parameters()]
-    return digest(
-        (shapes, [planted.train[int(i)] for i in some], planted.manifest, version("dpclip"))
     )
 
 

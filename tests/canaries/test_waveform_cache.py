@@ -1,6 +1,7 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,44 @@ def test_the_folder_is_where_caches_belong(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "dpclip" / "speech"
+
+
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "unfinished-abc"
+    theirs.write_bytes(bytes(10_000))
+    os.utime(theirs, (1, 1))
+    write(tmp_path / "mine", [np.ones(10, dtype=np.int16)], limit=500)
+    assert theirs.exists()
+    assert read(tmp_path / "mine", 1) is not None
+
+
+def test_a_file_that_vanishes_meanwhile_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "old", [np.ones(10, dtype=np.int16)])
+    scan = os.scandir
+
+    @contextmanager
+    def vanishing(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scan(folder) as entries:
+            found = list(entries)
+        (tmp_path / "old").unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    write(tmp_path / "new", [np.ones(10, dtype=np.int16)])
+    assert read(tmp_path / "new", 1) is not None
+
+
+def test_a_folder_that_others_keep_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "theirs", [np.arange(10, dtype=np.int16)])
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", forbidden)
+    found = read(tmp_path / "theirs", 1)
+    assert found is not None
+    assert found[0].tolist() == list(range(10))

@@ -22,13 +22,18 @@ TONES = {"high": 900, "low": 300, "mid": 600}
 
 
 def sung(path: Path, texts: list[str], rate: int = RATE) -> Path:
-    """A folder with manifest.tsv of utterances in which each word is a tone of its own."""
+    """A folder with manifest.tsv of utterances in which each word is a tone of its own.
+
+    No two are alike: each has a noise of its own, which the folder's name decides.
+    """
     path.mkdir(parents=True)
+    rng = np.random.default_rng(list(path.name.encode()))
     times = np.arange(rate // 5) / rate
     lines = ["path\ttext"]
     for number, text in enumerate(texts):
         tones = [0.3 * np.sin(2 * np.pi * TONES[word] * times) for word in text.split()]
-        soundfile.write(path / f"{number}.wav", np.concatenate(tones), rate)
+        wave = np.concatenate(tones)
+        soundfile.write(path / f"{number}.wav", wave + rng.normal(0, 0.01, len(wave)), rate)
         lines.append(f"{number}.wav\t{text}")
     (path / "manifest.tsv").write_text("\n".join(lines) + "\n")
     return path
@@ -72,6 +77,27 @@ def test_canaries_at_another_rate_than_the_data_are_refused(tmp_path: Path) -> N
         speech_task(config(data=str(data), recordings=str(own)))
 
 
+def test_canaries_that_are_in_the_data_as_well_are_refused(tmp_path: Path) -> None:
+    data = sung(tmp_path / "data", phrases(40))
+    with pytest.raises(ValueError, match="of 40 are in the data as well"):
+        speech_task(config(data=str(data), recordings=str(data)))
+
+
+def test_recordings_for_canaries_that_are_skipped_are_counted(tmp_path: Path) -> None:
+    data, own = sung(tmp_path / "data", phrases(40)), sung(tmp_path / "own", phrases(40, seed=1))
+    (own / "3.wav").write_bytes(b"noise")
+    task = speech_task(config(data=str(data), recordings=str(own), bad="skip"))
+    assert task.facts["canary recordings"] == "39 of your own"
+    assert task.facts["canary recordings skipped"].startswith("1 of 40 recordings: 3.wav")
+
+
+def test_words_are_asked_for_when_canaries_are_drawn(tmp_path: Path) -> None:
+    data = sung(tmp_path / "data", ["high"] * 40)
+    task = speech_task(config(data=str(data)))  # such as `dpclip train` makes
+    with pytest.raises(ValueError, match=r"have 1 different words: .* --recordings PATH"):
+        plant(task, 2, 0)
+
+
 @pytest.mark.parametrize("speeds", ["fast", "1,,2", "2,2", "0", "-1", "nan"])
 def test_words_that_are_no_speeds_are_refused(tmp_path: Path, speeds: str) -> None:
     data = sung(tmp_path / "data", phrases(40))
@@ -83,7 +109,7 @@ def test_bad_recordings_are_skipped_by_choice(tmp_path: Path) -> None:
     data = sung(tmp_path / "data", phrases(40))
     (data / "3.wav").write_bytes(b"noise")
     with pytest.raises(ValueError, match=r"3\.wav"):
-        speech_task(config(data=str(data), recordings=str(data)))
+        speech_task(config(data=str(data)))
     task = speech_task(config(data=str(data), bad="skip"))
     assert any("1" in fact and "skip" in fact for fact in task.facts.values())
     with pytest.raises(ValueError, match="--bad lose: expected refuse or skip"):

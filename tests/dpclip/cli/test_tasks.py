@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from audits.tasks import Task, images, reuters
+from dpclip.cli.digests import made_of, records_digest
 from dpclip.cli.options import Audit
-from dpclip.cli.tasks import plant, records_digest, task_of
+from dpclip.cli.tasks import plant, task_of
 from dpclip.measure import gradient_norms
 from tests.audits.tasks import folders
 
@@ -208,3 +210,30 @@ def test_a_digest_of_records_is_of_their_content_and_number() -> None:
     assert told != records_digest([*records[:-1], (torch.zeros(2), 99)])
     assert records_digest(records[:3]) != records_digest(records[:2])
     assert records_digest([object()]) == ""
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_what_a_run_is_made_of_are_all_its_records(part: str) -> None:
+    task = task_of(config(task="own_tasks:tiny", references=20))
+    planted = plant(task, 2, seed=0)
+    before = made_of(task), made_of(task, planted)
+    assert before == (made_of(task), made_of(task, plant(task, 2, seed=0)))
+    records = [tuple(t.clone() for t in record) for record in getattr(task, part)]
+    for place in (0, len(records) // 2 + 1, len(records) - 1):
+        changed = [*records[:place], (records[place][0] + 1, *records[place][1:])]
+        other = dataclasses.replace(task, **{part: [*changed, *records[place + 1 :]]})
+        assert made_of(other) != before[0]
+        assert made_of(other, planted) != before[1]
+
+
+def test_references_are_part_of_what_a_run_is_made_of() -> None:
+    task = task_of(config(task="own_tasks:tiny", references=20))
+    planted = plant(task, 2, seed=0)
+    twins = {name: list(rows) for name, rows in planted.references.items()}
+    twins["records"][7] = twins["records"][8]
+    assert made_of(task, planted) != made_of(task, dataclasses.replace(planted, references=twins))
+
+
+def test_nothing_can_be_said_of_records_of_other_kinds() -> None:
+    task = task_of(config(task="own_tasks:tiny", references=20))
+    assert made_of(dataclasses.replace(task, test=[object()])) == ""
