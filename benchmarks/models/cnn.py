@@ -33,4 +33,6 @@ def cnn(
         head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(d, d), nn.ReLU()]
         return nn.Sequential(*layers, *head, nn.Linear(d, 10))
 
-    return Workload(seeded(build), labelled((batch, 3, size, size), classes=10), class_losses)
+    model, data = seeded(build), labelled((batch, 3, size, size), classes=10)
+    dense = 3 * len(widths) + 4  # behind two poolings, the average and the flattening
+    return Workload(model, data, class_losses, features=f"{dense}")

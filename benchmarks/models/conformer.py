@@ -89,4 +89,4 @@ def conformer(
             return Recognizer(BatchFirst(width, feed, heads, layers, kernel), width)
         return Recognizer(Conformer(width, heads, feed, layers, kernel, use_group_norm=True), width)
 
-    return Workload(seeded(build), make_batch, ctc_losses)
+    return Workload(seeded(build), make_batch, ctc_losses, features="project")

@@ -58,4 +58,5 @@ def gpt(
         batch: B.
     """
     model = seeded(lambda: Gpt(vocabulary, length, width, layers, heads, tied))
-    return Workload(model, tokens(batch, length, vocabulary, vocabulary), token_losses)
+    data = tokens(batch, length, vocabulary, vocabulary)
+    return Workload(model, data, token_losses, features="blocks.1")

@@ -21,4 +21,4 @@ def mlp(width: int = 128, batch: int = 256) -> Workload:
             nn.Linear(width, 10),
         )
 
-    return Workload(seeded(build), labelled((batch, 64), classes=10), class_losses)
+    return Workload(seeded(build), labelled((batch, 64), classes=10), class_losses, "2")

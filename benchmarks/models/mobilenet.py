@@ -33,7 +33,9 @@ def mobilenet(
         head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10)]
         return nn.Sequential(*stem, *layers, *head)
 
-    return Workload(seeded(build), labelled((batch, 3, size, size), classes=10), class_losses)
+    model, data = seeded(build), labelled((batch, 3, size, size), classes=10)
+    flat = 6 * len(widths) - 2  # the head's flattening
+    return Workload(model, data, class_losses, features=f"{flat}")
 
 
 def _after(channels: int) -> list[nn.Module]:

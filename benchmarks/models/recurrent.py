@@ -32,7 +32,8 @@ def lstm(
     def build() -> nn.Module:
         return Recurrent(vocabulary, nn.LSTM(width, width, batch_first=True), vocabulary)
 
-    return Workload(seeded(build), tokens(batch, length, vocabulary, vocabulary), token_losses)
+    data = tokens(batch, length, vocabulary, vocabulary)
+    return Workload(seeded(build), data, token_losses, features="embedding")
 
 
 def tagger(
@@ -44,4 +45,5 @@ def tagger(
         layer = nn.GRU(width, width, batch_first=True, bidirectional=True)
         return Recurrent(vocabulary, layer, tags)
 
-    return Workload(seeded(build), tokens(batch, length, vocabulary, tags), token_losses)
+    data = tokens(batch, length, vocabulary, tags)
+    return Workload(seeded(build), data, token_losses, features="embedding")

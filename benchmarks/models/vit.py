@@ -51,4 +51,5 @@ def vit(
         batch: B.
     """
     model = seeded(lambda: Vit(size, patch, width, layers, heads))
-    return Workload(model, labelled((batch, 3, size, size), classes=10), class_losses)
+    data = labelled((batch, 3, size, size), classes=10)
+    return Workload(model, data, class_losses, features="blocks.1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -34,11 +34,13 @@ class Workload:
         model: the model, in training mode, always with the same initial weights.
         make_batch: seed -> a batch of random data.
         losses: (output, targets) -> [B] loss of each sample by itself.
+        features: name of a submodule whose output describes a sample, for clusters.
     """
 
     model: nn.Module
     make_batch: Callable[[int], Batch]
     losses: Losses
+    features: str
 
     def to(self, device: torch.device) -> Workload:
         """Returns the same on another device; random data are drawn on the CPU all the same."""
@@ -47,7 +49,7 @@ class Workload:
             x, y = self.make_batch(seed)
             return Batch(x.to(device), y.to(device))
 
-        return Workload(self.model.to(device), make_batch, self.losses)
+        return replace(self, model=self.model.to(device), make_batch=make_batch)
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:

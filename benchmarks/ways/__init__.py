@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ways.dpclip_engine import Plan, engine
+from benchmarks.ways.dpclip_engine import Plan, engine, grad_queue, paced
 from benchmarks.ways.fast_dp import fastdp
 from benchmarks.ways.group_loop import loop
 from benchmarks.ways.opacus_wrappers import hooks, two_passes
@@ -52,6 +52,8 @@ def ways(plan: Plan) -> dict[str, Way]:
     return {
         PLAIN: plain(),
         **{f"dpclip-{name}": engine(it, plan) for name, it in SHARINGS.items()},
+        "paced-1": paced(single(), plan),
+        **{f"queue-{k}": grad_queue(k, plan) for k in (1, 4, 8)},
         **{f"loop-{name}": loop(it) for name, it in SHARINGS.items()},
         "opacus-hooks": hooks(),
         "opacus-functorch": hooks(functorch=True),

@@ -62,7 +62,8 @@ def start(way: Way, workload: Workload, batch: Batch, known: Reference) -> Start
 
     def warm() -> Started:
         model = copy.deepcopy(workload.model)
-        step = way.build(Setup(model, workload.losses, batch, known.bound))
+        setup = Setup(model, workload.losses, batch, known.bound, features=workload.features)
+        step = way.build(setup)
         for _ in range(_WARM_UP):
             step.run(batch)
         return Started(step, abs(step.gradient_norm() / known.norm - 1))

@@ -23,6 +23,7 @@ class Setup:
         batch: an example of the batches to come.
         bound: C, the largest norm of a group's mean gradient.
         lr: of plain SGD; 0 leaves the model as it is.
+        features: submodule whose output describes a sample; empty if none does.
     """
 
     model: nn.Module
@@ -30,6 +31,7 @@ class Setup:
     batch: Batch
     bound: float
     lr: float = 0.0
+    features: str = ""
 
     def optimizer(self, model: nn.Module | None = None) -> torch.optim.SGD:
         """Returns the optimizer of the model, or of what a way has made of it."""

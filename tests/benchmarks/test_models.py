@@ -57,3 +57,15 @@ def test_the_two_conformers_compute_the_same():
     other.model.load_state_dict(one.model.state_dict())
     x, _ = one.make_batch(0)
     torch.testing.assert_close(one.model(x), other.model(x))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_features_have_a_row_for_each_sample(model):
+    workload = MODELS[model].reduced()
+    x, _ = workload.make_batch(0)
+    seen = []
+    layer = workload.model.get_submodule(workload.features)
+    layer.register_forward_hook(lambda module, given, output: seen.append(output))
+    workload.model(x)
+    (features,) = seen
+    assert len(features) == len(x) and features.flatten(1).unique(dim=0).shape[0] == len(x)

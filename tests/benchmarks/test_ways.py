@@ -26,7 +26,7 @@ from benchmarks.ways import (
     start,
     ways,
 )
-from benchmarks.ways.group_loop import median_norm
+from benchmarks.ways.group_loop import gradient, median_norm
 from dpclip.types import Members
 
 WAYS = ways(Plan())
@@ -126,6 +126,49 @@ def test_fastdp_is_used_where_it_is_installed(monkeypatch, package):
     else:
         assert not isinstance(found, Refusal)
         assert found.note is not None  # it has not clipped
+
+
+def test_grad_queue_begins_when_its_queue_is_full(double):
+    workload = MODELS["mlp"].reduced()
+    batches = [workload.make_batch(seed) for seed in range(4)]
+    means = [gradient(workload.model, workload.losses, batch)[1] for batch in batches]
+
+    def taken(way: str) -> list[list[torch.Tensor]]:
+        model = copy.deepcopy(workload.model)
+        setup = Setup(model, workload.losses, batches[0], 1.0, features=workload.features)
+        step, found = WAYS[way].build(setup), []
+        for batch in batches:
+            step.run(batch)
+            found.append([p.grad.clone() for p in model.parameters()])
+        return found
+
+    one, four = taken("queue-1"), taken("queue-4")
+    for got in (one, four):
+        torch.testing.assert_close(got[:3], [list(mean) for mean in means[:3]])
+    for i, gradients in enumerate(zip(*means, strict=True)):
+        *queue, last = gradients
+        mu, sigma = torch.stack(queue).mean(0), torch.stack(queue).std(0, correction=0)
+        boosted = last * ((last - mu).abs() / (sigma + 1e-12)).clamp(1 / 3, 3)
+        torch.testing.assert_close(one[3][i], boosted)
+    assert not torch.allclose(four[3][0], one[3][0])  # clusters are boosted one by one
+
+
+def test_every_third_increment_is_an_update(double):
+    workload = MODELS["mlp"].reduced()
+    batches = [workload.make_batch(seed) for seed in range(3)]
+    setups = [
+        Setup(copy.deepcopy(workload.model), workload.losses, batches[0], 0.3) for _ in range(2)
+    ]
+    paced, alone = WAYS["paced-1"].build(setups[0]), WAYS["loop-1"].build(setups[1])
+    held = []
+    for number, batch in enumerate(batches):
+        paced.run(batch)
+        alone.run(batch)
+        held.append([p.grad.clone() for p in alone.model.parameters()])
+        released = [p.grad is not None for p in paced.model.parameters()]
+        assert all(released) if number == 2 else not any(released)
+    for param, parts in zip(paced.model.parameters(), zip(*held, strict=True), strict=True):
+        torch.testing.assert_close(param.grad, torch.stack(parts).mean(0))
 
 
 def test_half_of_the_groups_are_clipped():
