@@ -37,7 +37,8 @@ class Pace:
     """How far training has come, and in which steps.
 
     Attributes:
-        samples: of all increments so far.
+        samples: of all increments so far, those that were thrown away too: the clock of a schedule
+            by sample.
         complete: the sums that were complete, in order.
         angles: of the sum that is under way.
     """

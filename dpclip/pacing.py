@@ -19,7 +19,9 @@ def by_angle(
     Every batch of the loader is an increment. What `backward()` leaves in `p.grad` is added up
     beside it, and `optimizer.step()` does nothing (parameters without a gradient are skipped)
     until the sum is complete. It then steps on the mean of the increments, each by its number of
-    groups (or, for a summed loss, on the sum). With a_k the angle between the sum before and
+    groups (or, for a summed loss, on the sum); with one group per increment (`per_core(1)`) an
+    increment that Poisson sampling left small counts as much as a large one, so take
+    `per_sample()` with `uniform()` where samples should count alike. With a_k the angle between the sum before and
     after increment k, it is complete when
 
     - a_k >= alpha * min(a_2, ..., a_{k-1}), or
@@ -47,6 +49,9 @@ def by_angle(
             scheduler.step()
         # by sample: scheduler.step() each time, of LambdaLR(optimizer, lambda _:
         # rate(engine.pace.samples))
+
+    How many updates there will be is not known beforehand, so a schedule with an end goes by
+    sample: its end is epochs * N. `checkpoints.save(extra=scheduler.state_dict())` keeps it.
 
     `engine.pace` has sizes and angles. The sum takes the memory of one more gradient; a checkpoint
     holds it, and them.
