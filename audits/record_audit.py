@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import percentileofscore
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -175,10 +176,17 @@ def norm_percentile(task: Task, model: nn.Module, planted: Planted, norms: Norms
     rng = np.random.default_rng(0)
     fresh = [planted.records[i] for i in _few(out, rng)]
     data = [task.train[i] for i in _few(np.arange(len(task.train)), rng)]  # type: ignore[arg-type]
-    collate = task.collate or default_collate
-    theirs = norms(model, task.losses, collate(data)).numpy()
-    mine = norms(model, task.losses, collate(fresh)).numpy()
+    theirs, mine = (_norms(task, model, records, norms) for records in (data, fresh))
     return float(np.median(percentileofscore(theirs, mine, kind="mean")))
+
+
+def _norms(task: Task, model: nn.Module, records: list[Any], norms: Norms) -> NDArray[np.float64]:
+    """Returns [n] gradient norms in the records' order, of as many at once as training takes."""
+    collate, found = task.collate or default_collate, np.empty(len(records))
+    for part in task.parts(records, _NORM_RECORDS):
+        batch = collate([records[i] for i in part])
+        found[part] = norms(model, task.losses, batch).numpy()
+    return found
 
 
 def _by_errors(errors: ErrorRanks, planted: Planted) -> dict[str, Scalar]:

@@ -75,8 +75,10 @@ def _of_family(
 ) -> exposure.Exposure:
     records = [planted.records[i] for i in members]
     if family.space is None:
-        mine = scores(model, records, family.losses, task.collate)
-        twins = scores(model, planted.references[name], family.losses, task.collate)
+        mine, twins = (
+            scores(model, part, family.losses, task.collate, task.parts(part))
+            for part in (records, planted.references[name])
+        )
         return exposure.sampled(mine, twins, space=family.vast.size if family.vast else None)
     training = model.training
     model.eval()

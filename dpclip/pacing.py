@@ -21,8 +21,8 @@ def by_angle(
     until the sum is complete. It then steps on the mean of the increments, each by its number of
     groups (or, for a summed loss, on the sum); with one group per increment (`per_core(1)`) an
     increment that Poisson sampling left small counts as much as a large one, so take
-    `per_sample()` with `uniform()` where samples should count alike. With a_k the angle between the sum before and
-    after increment k, it is complete when
+    `per_sample()` with `uniform()` where samples should count alike. With a_k the angle between
+    the sum before and after increment k, it is complete when
 
     - a_k >= alpha * min(a_2, ..., a_{k-1}), or
     - `patience` angles in all were no new minimum, or

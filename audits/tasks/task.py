@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from audits.extraction import Search
+from audits.tasks.physical import ROWS, in_order, parts_of
 
 T = TypeVar("T")
 
@@ -167,16 +168,26 @@ class Task:
         """Whether a larger metric is a better model."""
         return self.metric in _MORE_IS_BETTER
 
+    def parts(self, records: Any, rows: int = ROWS) -> list[list[int]]:
+        """Returns places of records in parts that go through the model at once.
+
+        By length and within `physical_size`, as in training, where the task has lengths; else as
+        the records come.
+
+        Args:
+            records: a data set or sequence of the task's records.
+            rows: of a part, at most.
+        """
+        if self.length is None:
+            return in_order(len(records), rows)
+        lengths = [self.length(records[i]) for i in range(len(records))]
+        return parts_of(lengths, self.physical_size, rows)
+
     def measured(self, model: nn.Module, records: Dataset[Any]) -> dict[str, float]:
         """Returns all that the task measures of a model: the metric, and what comes with it."""
         if self.measures is None:
             return {self.metric: self.evaluate(model, records)}
         return dict(self.measures(model, records))
-
-
-def batches(records: Any, collate: Callable[[list[Any]], Any] | None, size: int = 512) -> Any:
-    """Returns a loader over records in order, for scoring."""
-    return DataLoader(records, batch_size=size, collate_fn=collate)
 
 
 @torch.no_grad()
@@ -185,12 +196,26 @@ def scores(
     records: Any,
     losses: Callable[[nn.Module, Any], Tensor],
     collate: Callable[[list[Any]], Any] | None = None,
+    parts: Sequence[list[int]] | None = None,
 ) -> NDArray[np.float64]:
-    """Returns [n] losses of records by a model in eval mode; its mode is put back."""
+    """Returns [n] losses of records by a model in eval mode; its mode is put back.
+
+    Args:
+        model: to score with.
+        records: a data set or sequence.
+        losses: (model, batch) -> [B].
+        collate: as in `Task`.
+        parts: places of all records, those that go through the model at once together, see
+            `Task.parts`; None takes them as they come. The losses are in the records' order.
+    """
+    parts = in_order(len(records)) if parts is None else parts
+    loader = DataLoader(records, batch_sampler=parts, collate_fn=collate)
+    found = np.full(len(records), np.nan)
     training = model.training
     model.eval()
     try:
-        parts = [losses(model, batch).double() for batch in batches(records, collate)]
+        for part, batch in zip(parts, loader, strict=True):
+            found[part] = losses(model, batch).double().numpy()
     finally:
         model.train(training)
-    return torch.cat(parts).numpy() if parts else np.empty(0)
+    return found

@@ -59,7 +59,8 @@ def speech_task(config: Mapping[str, Any]) -> Task:
 def _corpus(config: Mapping[str, Any]) -> Corpus:
     if config["data"] is None:
         return spoken(config["limit"])
-    return corpus_of(read(config["data"], bad=_bad(config)), config["limit"])
+    limit = config["limit"]
+    return corpus_of(read(config["data"], bad=_bad(config), limit=limit), limit)
 
 
 def spoken(limit: int | None = None) -> Corpus:

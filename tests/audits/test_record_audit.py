@@ -179,6 +179,46 @@ def test_norm_percentile_looks_at_all_families() -> None:
     assert found == 100.0
 
 
+def test_norms_of_records_cut_by_length_are_those_of_each_alone() -> None:
+    """The twin takes the gradient of one unpadded record at a time."""
+    drawn = torch.Generator().manual_seed(0)
+    many = torch.randint(1, 40, (90,), generator=drawn).tolist()
+    data = [torch.randn(n, 1, generator=drawn) for n in many]
+    fresh = [torch.randn(n, 1, generator=drawn) for n in many[:30]]
+    seen: list[tuple[int, int]] = []
+
+    def collate(records: list[Tensor]) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(records, batch_first=True)
+
+    def losses(model: nn.Module, batch: Tensor) -> Tensor:
+        return (model(batch)[..., 0] * batch[..., 0]).sum(1)
+
+    def norms(model: nn.Module, losses: Any, batch: Tensor) -> Tensor:
+        seen.append((batch.shape[0], batch.shape[1]))
+        return gradient_norms(model, losses, batch)
+
+    task, planted = pointed([1.0], [1.0])
+    task = dataclasses.replace(
+        task, train=data, losses=losses, collate=collate, length=len, physical_size=100
+    )
+    planted = dataclasses.replace(
+        planted,
+        ids=[f"a/{i}" for i in range(30)],
+        inserted=np.zeros(30, dtype=np.bool_),
+        repetitions=np.ones(30, dtype=np.int64),
+        families=np.array(["a"] * 30),
+        records=fresh,
+    )
+    model = nn.Linear(1, 1, bias=False)
+    found = record_audit.norm_percentile(task, model, planted, norms)
+    theirs, mine = ([float((record**2).sum()) for record in part] for part in (data, fresh))
+    below = [100 * np.mean([other < own for other in theirs]) for own in mine]
+    assert found == pytest.approx(np.median(below))
+    assert max(rows * longest for rows, longest in seen) <= 100
+    whole = dataclasses.replace(task, length=None)
+    assert record_audit.norm_percentile(whole, model, planted, norms) == pytest.approx(found)
+
+
 def bits_of(bits: Any) -> NDArray[np.float64]:
     return np.asarray(bits, dtype=np.float64)
 

@@ -15,7 +15,9 @@ LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 SIZE = len(LETTERS) + 1
 
 _LABELS = {letter: label for label, letter in enumerate(LETTERS, start=1)}
-_PUNCTUATION = str.maketrans(dict.fromkeys('.,;:!?"()[]{}-\u2013\u2014\u2026\u00ab\u00bb', " "))
+_PUNCTUATION = str.maketrans(
+    dict.fromkeys('.,;:!?"()[]{}-\u2010\u2011\u2012\u2013\u2014\u2015\u2026\u00ab\u00bb', " ")
+)
 _APOSTROPHES = str.maketrans("\u2019\u2018\u201c\u201d", "''  ")
 
 

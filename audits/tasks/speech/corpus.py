@@ -22,7 +22,7 @@ class Corpus:
         train: (waveform [n] float32, normalised text) each.
         validation: for choosing a learning rate.
         test: for reporting.
-        pool: held out of training for canaries.
+        pool: held out of training for canaries; may be empty.
         sample_rate: of all waveforms, in Hz.
         words: of the training transcripts, the most frequent first, at most 10,000.
         single_words: for each speaker word -> held-out recordings of it alone, none of them

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audits.tasks.physical import parts_of
 from audits.tasks.speech import alphabet
 from audits.tasks.speech.extra import needed
-from audits.tasks.speech.records import collate, halved
+from audits.tasks.speech.records import PHYSICAL, collate, halved, lengths
 
 _BATCH = 64
 
@@ -79,12 +80,9 @@ def transcribe(model: nn.Module, records: Any, decoder: Decoder = greedy) -> lis
     """
     training = model.training
     model.eval()
-    # Those of a length together, so that little is padded.
-    order = sorted(range(len(records)), key=lambda i: len(records[i][0]))
-    texts = [""] * len(order)
+    texts = [""] * len(records)
     try:
-        for start in range(0, len(order), _BATCH):
-            part = order[start : start + _BATCH]
+        for part in parts_of(lengths(records), PHYSICAL, _BATCH):
             batch = collate([records[i] for i in part])
             found = decoder(model(batch.features, batch.frames), halved(batch.frames))
             for i, text in zip(part, found, strict=True):

@@ -57,7 +57,10 @@ def divided_digits(recordings: Recordings, limit: int | None = None) -> Corpus:
         facts=dict(recordings.facts)
         | {
             "strings": f"{SHORTEST} to {LONGEST} digits by one speaker, {_GAP:g} s apart; "
-            f"{len(strings['train'])} to train on, with each recording used {_ROUNDS} times"
+            f"{len(strings['train'])} to train on, with each recording used {_ROUNDS} times",
+            "parts": f"{len(train)} utterances to train on, {len(strings['validation'])} for "
+            f"validation, {len(strings['test'])} to test on, {len(strings['pool'])} held out for "
+            "canaries",
         },
     )
 

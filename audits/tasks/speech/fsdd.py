@@ -15,6 +15,8 @@ _TESTED = 5  # the official test part is index 0 to 4
 def listed(folder: Path) -> list[Entry]:
     """Returns what the names digit_speaker_index.flac (or .wav) in a folder list; may be nothing.
 
+    A digit, speaker and index are one recording, in whichever format.
+
     Args:
         folder: with the recordings, or with a folder `recordings` that has them. Index 0 to 4 are
             the official test part.
@@ -27,6 +29,7 @@ def listed(folder: Path) -> list[Entry]:
             WORDS[int(match[1])],
             "test" if int(match[3]) < _TESTED else "train",
             match[2],
+            f"{match[1]}_{match[2]}_{int(match[3])}",
         )
         for file, match in found
     ]

@@ -15,6 +15,7 @@ class Entry(NamedTuple):
         text: its transcript as it stands there.
         split: train, validation or test; empty where the layout does not say.
         speaker: empty where the layout does not say.
+        key: what tells recordings apart besides their files; empty for nothing.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Entry(NamedTuple):
     text: str
     split: str = ""
     speaker: str = ""
+    key: str = ""
 
 
 _SPLITS = {
@@ -33,6 +35,26 @@ _SPLITS = {
     "dev": "validation",
     "test": "test",
 }
+
+
+def lines_of(file: Path) -> list[tuple[int, str]]:
+    """Returns (number from 1, line) of each line that is not blank.
+
+    Only the ends of lines of a text file end a line: transcripts may have other separators inside.
+
+    Args:
+        file: UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error}): expected text.") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error}): expected a file of text.") from error
+    return [(at, line) for at, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def split_of(name: str) -> str:

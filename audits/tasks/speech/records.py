@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ Record: TypeAlias = tuple[Tensor, Tensor]
 
 SUBSAMPLING = 2
 """Frames of 10 ms that become one inside every model: T' = ceil(T / 2)."""
+
+PHYSICAL = 12_800
+"""Frames that go through a model at once, padding included: 128 seconds."""
 
 
 class Batch(NamedTuple):
@@ -68,6 +71,16 @@ def collate(records: Sequence[Record]) -> Batch:
         pad_sequence(labels, batch_first=True),
         torch.tensor([len(row) for row in labels]),
     )
+
+
+def frames_of(record: Record) -> int:
+    """Returns T, how many frames a record has."""
+    return len(record[0])
+
+
+def lengths(records: Any) -> list[int]:
+    """Returns [n] frames of each record of a data set or sequence."""
+    return [frames_of(records[i]) for i in range(len(records))]
 
 
 def halved(frames: Tensor) -> Tensor:

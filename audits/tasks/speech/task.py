@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
+from audits.tasks.physical import parts_of
 from audits.tasks.speech.convolutional import ConvCTC
 from audits.tasks.speech.corpus import Corpus
 from audits.tasks.speech.decoding import transcribe
@@ -19,18 +20,18 @@ from audits.tasks.speech.loss import record_losses
 from audits.tasks.speech.mel import Mel
 from audits.tasks.speech.mistakes import cer, record_errors, wer
 from audits.tasks.speech.records import (
+    PHYSICAL,
     Record,
     Utterance,
     Utterances,
     collate,
+    frames_of,
+    lengths,
     recorder,
     short,
     transcript,
 )
 from audits.tasks.task import Draw, Family, Task, scores
-
-PHYSICAL = 12_800
-"""Frames that go through the model at once, padding included: 128 seconds."""
 
 Speak = Callable[[int, np.random.Generator], Sequence[Utterance]]
 """(n, rng) -> n utterances (waveform, normalised text) of one recipe."""
@@ -99,7 +100,7 @@ def task(
         },
         canaries=6,
         collate=collate,
-        length=lambda record: len(record[0]),
+        length=frames_of,
         physical_size=PHYSICAL,
         features="pooled",
         facts=dict(corpus.facts) | _facts(corpus, mel),
@@ -118,7 +119,8 @@ def heard(model: nn.Module, records: Dataset[Any]) -> Hearing:
         ModuleNotFoundError: jiwer is missing.
     """
     said, found = _texts(model, records)
-    loss = float(scores(model, records, record_losses, collate).mean())
+    parts = parts_of(lengths(records), PHYSICAL)
+    loss = float(scores(model, records, record_losses, collate, parts).mean())
     return Hearing(wer(said, found), cer(said, found), loss)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import TensorDataset
 
 from audits.tasks import digits
@@ -42,6 +43,46 @@ def test_scores_take_lists_and_a_collate_function() -> None:
 
     assert scores(nn.Identity(), [3.0, 1.0], first, collate).tolist() == [3.0, 1.0]
     assert scores(nn.Identity(), [], first, collate).shape == (0,)
+
+
+@torch.no_grad()
+def alone(model: nn.Module, records: list[Tensor]) -> list[float]:
+    return [float(model(record[None]).sum()) for record in records]
+
+
+def padded(model: nn.Module, batch: Tensor) -> Tensor:
+    return model(batch)[..., 0].sum(1)
+
+
+def ragged(lengths: list[int]) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 1, generator=draw) for n in lengths]
+
+
+def pad(records: list[Tensor]) -> Tensor:
+    return pad_sequence(records, batch_first=True)
+
+
+def test_scores_of_records_cut_by_length_are_those_of_each_alone() -> None:
+    draw = np.random.default_rng(0)
+    records = ragged(draw.integers(1, 50, 700).tolist())
+    made = dataclasses.replace(digits.task({}), collate=pad, length=len, physical_size=200)
+    seen: list[Tensor] = []
+
+    def losses(model: nn.Module, batch: Tensor) -> Tensor:
+        seen.append(batch)
+        return padded(model, batch)
+
+    model = nn.Linear(1, 1, bias=False)
+    found = scores(model, records, losses, made.collate, made.parts(records))
+    assert max(batch.shape[0] * batch.shape[1] for batch in seen) <= 200
+    assert np.allclose(found, alone(model, records), atol=1e-5)
+    assert np.allclose(found, scores(model, records, padded, pad), atol=1e-5)
+    assert scores(model, [], padded, pad, made.parts([])).shape == (0,)
+
+
+def test_parts_are_as_the_records_come_without_lengths() -> None:
+    assert digits.task({}).parts(range(5), rows=2) == [[0, 1], [2, 3], [4]]
 
 
 def test_which_way_is_better() -> None:

@@ -10,6 +10,7 @@ from audits.tasks.speech import alphabet
         ("  Well-known,  words. ", "well known words"),
         ("caf\u00e9 \u201cna\u00efve\u201d don\u2019t", "cafe naive don't"),
         ("a\tb\nc", "a b c"),
+        ("one\u2010two\u2011three\u2012four\u2015five", "one two three four five"),
     ],
 )
 def test_transcripts_come_in_small_letters(written: str, read: str) -> None:

@@ -29,29 +29,31 @@ def marks(part: object) -> list[float]:
 
 def test_parts_that_are_missing_are_a_fixed_tenth_each() -> None:
     corpus = corpus_of(read("-" * 50))
-    parts = [marks(p) for p in (corpus.train, corpus.validation, corpus.test, corpus.pool)]
-    assert [len(part) for part in parts] == [35, 5, 5, 5]
+    parts = [marks(p) for p in (corpus.train, corpus.validation, corpus.test)]
+    assert [len(part) for part in parts] == [40, 5, 5]
     assert sorted(mark for part in parts for mark in part) == list(range(1, 51))
     assert marks(corpus_of(read("-" * 50)).train) == parts[0] != sorted(parts[0])
     assert corpus.sample_rate == RATE
-    assert corpus.single_words == ()
-    assert set(corpus.facts) == {"recordings", "vocabulary"}
+    assert corpus.single_words == corpus.pool == ()
+    assert set(corpus.facts) == {"recordings", "vocabulary", "parts"}
+    assert corpus.facts["parts"].startswith("40 utterances to train on, 5 for validation, 5 to ")
 
 
 def test_splits_that_the_data_have_are_kept() -> None:
     corpus = corpus_of(read("e" * 4 + "t" * 20 + "v" * 3))
     assert marks(corpus.test) == [1, 2, 3, 4]
     assert marks(corpus.validation) == [25, 26, 27]
-    assert (len(corpus.pool), len(corpus.train)) == (2, 18)
+    assert sorted(marks(corpus.train)) == list(range(5, 25))
     without = corpus_of(read("e" * 4 + "t" * 20))
     assert marks(without.test) == [1, 2, 3, 4]
-    assert (len(without.validation), len(without.pool), len(without.train)) == (2, 2, 16)
+    assert (len(without.validation), len(without.train)) == (2, 18)
 
 
 def test_a_limit_leaves_the_other_parts_as_they_are() -> None:
     whole, few = corpus_of(read("-" * 50)), corpus_of(read("-" * 50), limit=3)
     assert marks(few.train) == marks(whole.train)[:3]
-    assert marks(few.pool) == marks(whole.pool)
+    assert marks(few.test) == marks(whole.test)
+    assert few.facts["parts"].startswith("3 utterances to train on, 5 for")
     with pytest.raises(ValueError, match="limit is 0"):
         corpus_of(read("-" * 50), limit=0)
 
@@ -61,6 +63,22 @@ def test_too_few_recordings_or_half_a_split_are_refused() -> None:
         corpus_of(read("t" * 9 + "e" * 5))
     with pytest.raises(ValueError, match="10 of 12 recordings say which split"):
         corpus_of(read("t" * 10 + "--"))
+
+
+def test_parts_are_of_what_is_listed() -> None:
+    """What turned out to be bad while it was decoded is missing from its part, and that is all."""
+    whole = read("-" * 50)
+    listed = {item.name: item.split for item in whole.items}
+    part = Recordings(whole.items[7:], RATE, listed=listed)
+    for found, full in zip(
+        (corpus_of(part).train, corpus_of(part).validation, corpus_of(part).test),
+        (corpus_of(whole).train, corpus_of(whole).validation, corpus_of(whole).test),
+        strict=True,
+    ):
+        assert marks(found) == [mark for mark in marks(full) if mark > 7]
+    few = Recordings(whole.items[:9], RATE, listed=listed)
+    with pytest.raises(ValueError, match=r"to train on that can be used: expected at least 10"):
+        corpus_of(few)
 
 
 def test_words_come_by_frequency() -> None:
@@ -145,6 +163,10 @@ def test_single_words_of_each_speaker_are_not_trained_on() -> None:
 
 def test_limits_on_strings() -> None:
     whole, few = corpus_of(digits()), corpus_of(digits(), limit=4)
+    assert few.facts["parts"] == (
+        f"4 utterances to train on, {len(few.validation)} for validation, {len(few.test)} to test "
+        f"on, {len(few.pool)} held out for canaries"
+    )
     assert [t for _, t in few.train] == [t for _, t in whole.train][:4]
     assert [t for _, t in few.pool] == [t for _, t in whole.pool]
 

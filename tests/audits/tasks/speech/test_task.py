@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from audits.tasks import Task, speech
 from audits.tasks.speech.mel import Mel
-from audits.tasks.speech.records import recorder, transcript
+from audits.tasks.speech.records import PHYSICAL, recorder, transcript
 from audits.tasks.task import scores
+from dpclip.measure import gradient_norms
 from tests.audits.tasks.speech import sounds
 
 pytest.importorskip("torchaudio")
@@ -75,6 +76,29 @@ def test_measures_are_those_of_what_is_heard(made: Task, trained: nn.Module) -> 
     assert found["cer"] == speech.cer(said, heard)
     losses = scores(trained, made.test, made.losses, made.collate)
     assert found["test_loss"] == pytest.approx(losses.mean())
+
+
+def test_no_more_frames_than_in_training_go_through_the_model(made: Task) -> None:
+    draw = torch.Generator().manual_seed(0)
+    long = torch.randint(400, 1500, (24,), generator=draw).tolist()
+    records = [(torch.randn(t, 40, generator=draw), torch.tensor([2, 3])) for t in long]
+    model, seen = made.model(0), []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    found = made.measured(model, records)  # type: ignore[arg-type]
+    assert max(rows * frames for rows, frames, _ in seen) <= PHYSICAL
+    assert sum(rows for rows, _, _ in seen) == 2 * 24
+    seen.clear()
+    losses = scores(model, records, made.losses, made.collate)
+    assert [(rows, frames) for rows, frames, _ in seen] == [(24, max(long))]
+    assert found["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    cut = scores(model, records, made.losses, made.collate, made.parts(records))
+    assert np.allclose(cut, losses, rtol=1e-4)
+    norms = [gradient_norms(model, made.losses, speech.collate([record])) for record in records]
+    cut_norms = np.empty(24)
+    for part in made.parts(records):
+        batch = speech.collate([records[i] for i in part])
+        cut_norms[part] = gradient_norms(model, made.losses, batch)
+    assert np.allclose(cut_norms, torch.cat(norms), rtol=1e-3)
 
 
 def test_canaries_are_records_like_the_datas(made: Task) -> None:
