@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from reports.address import brief
 from reports.experiment import Experiment
 from reports.run_content import metric, out_of_order
 from reports.tracking import CHUNK
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 SIZE = 100  # points per request: one by one, each takes thirty times as long
 SECONDS = 2.0  # so that somebody who looks on sees the curve grow
+PAUSE = 30.0  # seconds for which a server that took nothing is left alone; each time twice as long
+LONGEST = 600.0
 
 
 class Buffer:
@@ -22,6 +25,7 @@ class Buffer:
 
     They are sent when there are `size` of them, or at the first point after `seconds`. What is
     not sent yet is lost with the process: `buffered` sees to it that an exception does not lose it.
+    A server that took nothing is left alone for a while, so that it does not hold up a training.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Buffer:
         self._held: list[Metric] = []
         self._last: dict[str, int] = {}
         self._sent = clock()
+        self._pause = 0.0
 
     def log(self, name: str, value: float, step: int) -> None:
         """Takes one point of a series; one that is not finite is left out.
@@ -49,22 +54,38 @@ class Buffer:
         self._last[name] = step
         if math.isfinite(value):
             self._held.append(metric(name, value, step))
-        if len(self._held) >= self._size or self._clock() - self._sent >= self._seconds:
+        since = self._clock() - self._sent
+        due = len(self._held) >= self._size or since >= self._seconds
+        if due and since >= self._pause:
             self.flush()
 
     def flush(self) -> None:
         """Sends what is held; what a server does not take is kept for the next time."""
-        self._sent = self._clock()
-        while self._held:
-            self._client.log_batch(self._run_id, metrics=self._held[:CHUNK])
-            del self._held[:CHUNK]
+        taken = False
+        try:
+            while self._held:
+                with brief():
+                    self._client.log_batch(self._run_id, metrics=self._held[:CHUNK])
+                del self._held[:CHUNK]
+            taken = True
+        finally:
+            self._sent = self._clock()
+            self._pause = 0.0 if taken else min(max(2 * self._pause, PAUSE), LONGEST)
 
 
 @contextmanager
 def buffered(experiment: Experiment, run_id: str) -> Iterator[Buffer]:
-    """Yields a buffer and sends what is left in it, also when an exception ends the run."""
+    """Yields a buffer and sends what is left in it, also when an exception ends the run.
+
+    That exception goes on even if the server does not take what is left.
+    """
+    from mlflow.exceptions import MlflowException
+
     buffer = Buffer(experiment, run_id)
     try:
         yield buffer
-    finally:
-        buffer.flush()
+    except BaseException:
+        with suppress(MlflowException):
+            buffer.flush()
+        raise
+    buffer.flush()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from reports.address import without_password
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -51,8 +53,9 @@ def open_experiment(store: Path, task: str) -> Experiment:
             if not foreign():
                 raise
             raise ValueError(
-                f"the server that MLFLOW_TRACKING_URI names cannot be used: {error}; start it, or "
-                "unset the variable to keep runs in the store"
+                "the server that MLFLOW_TRACKING_URI names cannot be used: "
+                f"{without_password(str(error))}; start it, or unset the variable to keep runs in "
+                "the store"
             ) from error
     if found.lifecycle_stage != "active":
         where = "" if foreign() else f"MLFLOW_TRACKING_URI={tracking_uri(store)!r} "
@@ -94,12 +97,27 @@ def _alone(store: Path) -> AbstractContextManager[Any]:
 
 
 def open_client(store: Path) -> "MlflowClient":
-    """Returns a client of the store; telemetry is off before MLflow is imported."""
+    """Returns a client of the store; telemetry is off before MLflow is imported.
+
+    Raises:
+        ValueError: If MLFLOW_TRACKING_URI is no address that MLflow knows.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # On a server each run that ends is announced on stdout, where programs read results.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     # It announces each new database, in the middle of what the user reads.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
     store.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=tracking_uri(store))
+    uri = tracking_uri(store)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI is {without_password(uri)!r}, which MLflow cannot use: "
+            f"{without_password(str(error))}; expected an address such as http://host:5000, or "
+            "unset the variable to keep runs in the store"
+        ) from error

@@ -118,9 +118,14 @@ def _by_size(members: Sequence[tuple[int, Row]], axis: str) -> list[tuple[int, R
 
 
 def _canaries(pool: Pool) -> tuple[float, float]:
-    """Returns as how many independent canaries those of an arm count, and among how many."""
+    """Returns as how many independent canaries those of an arm count, and among how many.
+
+    Each family of a run has references of its own, so with n_f of n canaries in family f the
+    variance of their mean is var (1/n + sum of (n_f / n)^2 / N).
+    """
     references = math.nan if pool.references is None else pool.references
-    return pool.seeds * effective(len(pool.once) / pool.seeds, references), references
+    held = len(pool.once) / pool.seeds
+    return pool.seeds * effective(held, references / pool.shared), references
 
 
 def _is_plain(line: Row, task: str) -> bool:

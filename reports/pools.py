@@ -28,6 +28,8 @@ class Pool:
         references: How many references each canary was ranked among; None where that is not one
             number for all, or not recorded.
         auc: AUC of telling canaries inserted once from held-out ones; its interval with one run.
+        shared: Chance that two of the canaries inserted once are of one family, and so were ranked
+            among the same references: 1 for one family, 1 / F for F families of the same size.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Pool:
     ceiling: float
     references: int | None
     auc: Interval
+    shared: float = 1.0
 
     @property
     def once(self) -> tuple[float, ...]:
@@ -99,7 +102,13 @@ def _pool(held: Sequence[tuple[Row, Sequence[Row]]]) -> Pool:
         ceiling=ceiling,
         references=_references(rows, ceiling),
         auc=_auc(rows),
+        shared=_shared(members),
     )
+
+
+def _shared(members: Sequence[Row]) -> float:
+    once = [text(c, "family") for c in members if is_inserted(c) and _times(c) == 1]
+    return sum((once.count(name) / len(once)) ** 2 for name in set(once)) if once else 1.0
 
 
 def _auc(rows: Sequence[Row]) -> Interval:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reports.address import without_password
 from reports.rows import Scalar
 
 __all__ = ["NAME", "Provenance", "command_text", "json_text", "method", "read", "together"]
@@ -72,9 +73,9 @@ def method(provenance: Provenance) -> list[str]:
 
 
 def command_text(provenance: Provenance) -> str:
-    """Returns the command as a shell would take it."""
+    """Returns the command as a shell would take it, without the passwords of addresses in it."""
     command = provenance.command
-    return command if isinstance(command, str) else shlex.join(command)
+    return without_password(command if isinstance(command, str) else shlex.join(command))
 
 
 def together(held: Mapping[str, Provenance | None], command: str) -> Provenance:

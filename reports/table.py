@@ -1,7 +1,8 @@
 """One line per arm: means over seeds with their intervals, and the lines as text."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ MEDIANS = ("norm_pct", "clipfrac", "auc", "ex_per_s", "peak_mb", "exp_ceiling", 
 MEANS = ("exp_out", "exp_before", "exp_error", "error_in", "error_out")
 BOUND = ("eps_lb", "eps_lb_ceiling", "eps_lb_expected")
 SMALLEST = ("coin_p", "before_p")
+_HEADINGS = {"github": "**{}**", "html": "<h3>{}</h3>"}
 # Worst first: what one seed found holds for the arm.
 VERDICTS = ("contradicted", "not-claimed", "unresolvable", "consistent")
 
@@ -70,21 +72,28 @@ def utility_text(line: Row) -> str:
 
 def markdown(frame: pd.DataFrame) -> str:
     """Returns the table in Markdown, one per task."""
-    return _per_task(frame, "github", "**{}**")
+    return _per_task(frame, "github", _HEADINGS["github"], _main)
 
 
 def console(frame: pd.DataFrame) -> str:
     """Returns the table for a terminal, one per task."""
-    return _per_task(frame, "simple", "{}")
+    return _per_task(frame, "simple", "{}", _main)
 
 
 def html(frame: pd.DataFrame) -> str:
     """Returns the table in HTML, one per task."""
-    return _per_task(frame, "html", "<h3>{}</h3>")
+    return _per_task(frame, "html", _HEADINGS["html"], _main)
 
 
 def details(frame: pd.DataFrame, style: str = "github") -> str:
-    """Returns the second table, of what explains the first: clipping, attack, speed, memory."""
+    """Returns the second table, of what explains the first: clipping, attack, speed, memory.
+
+    One per task, in Markdown (`github`) or HTML (`html`).
+    """
+    return _per_task(frame, style, _HEADINGS[style], _details)
+
+
+def _details(frame: pd.DataFrame, style: str) -> str:
     cells = [_detail(line) for line in lines(frame)]
     return _render(cells, style, left=("arm", "bound from", "verdict"))
 
@@ -218,13 +227,16 @@ def _claimed(row: Row) -> float:
     return math.inf if math.isnan(eps) else eps
 
 
-def _per_task(frame: pd.DataFrame, style: str, heading: str) -> str:
+def _per_task(
+    frame: pd.DataFrame, style: str, heading: str, table: Callable[[pd.DataFrame, str], str]
+) -> str:
     tasks = list(dict.fromkeys(text(line, "task") for line in lines(frame)))
-    tables = [_main(frame[frame["task"] == task], style) for task in tasks]
+    tables = [table(frame[frame["task"] == task], style) for task in tasks]
     if len(tasks) == 1:
         return tables[0]
+    names = map(escape, tasks) if style == "html" else tasks  # a store's path may be in a name
     return "\n\n".join(
-        f"{heading.format(task)}\n\n{table}" for task, table in zip(tasks, tables, strict=True)
+        f"{heading.format(name)}\n\n{one}" for name, one in zip(names, tables, strict=True)
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from reports import provenance, summary
+from reports.address import without_password
 from reports.provenance import Provenance
 from reports.rows import NUMBERS, Row, Scalar, number, text
 
@@ -81,7 +82,8 @@ def connect(uri: str) -> "MlflowClient":
     try:
         return MlflowClient(tracking_uri=uri)
     except MlflowException as error:
-        raise ValueError(f"MLflow cannot read {uri!r}: {_first_line(error)}") from error
+        told = f"MLflow cannot read {uri!r}: {_first_line(error)}"
+        raise ValueError(without_password(told)) from error
 
 
 def sweeps(client: "MlflowClient") -> list[Sweep]:
@@ -96,9 +98,8 @@ def sweeps(client: "MlflowClient") -> list[Sweep]:
         experiments = client.search_experiments(filter_string=f"name LIKE '{_PREFIX}%'")
         return [sweep for found in experiments for sweep in _sweeps(client, found)]
     except MlflowException as error:
-        raise ValueError(
-            f"MLflow cannot read {client.tracking_uri!r}: {_first_line(error)}"
-        ) from error
+        told = f"MLflow cannot read {client.tracking_uri!r}: {_first_line(error)}"
+        raise ValueError(without_password(told)) from error
 
 
 def logged(client: "MlflowClient", sweep: Sweep) -> Logged:

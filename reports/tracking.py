@@ -1,12 +1,14 @@
 """Runs in MLflow: an experiment per task, a parent per sweep, a child per arm and seed."""
 
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reports.address import brief, without_password
 from reports.arms import run_name
 from reports.experiment import Experiment, open_experiment, tracking_uri
 from reports.rows import Row
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHUNK",
+    "ERROR_TAG",
     "TAG_LIMIT",
     "Experiment",
     "Origin",
@@ -44,6 +47,8 @@ __all__ = [
 
 CHUNK = 1000  # metrics per request that MLflow accepts
 COMPARE = "compare"
+ERROR_TAG = "dpclip.error"
+_LOG = logging.getLogger(__name__)
 DIGEST_LIMIT = 36  # characters of a dataset's digest that MLflow accepts
 
 
@@ -126,11 +131,21 @@ def finish(
 
 
 def fail(experiment: Experiment, run_id: str, error: BaseException) -> None:
-    """Marks the run KILLED where somebody stopped it and FAILED otherwise, with the reason."""
+    """Marks the run KILLED where somebody stopped it and FAILED otherwise, with the reason.
+
+    Whatever ended the run is more important than a server that does not take this.
+    """
+    from mlflow.exceptions import MlflowException
+
     killed = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
     told = f"{type(error).__name__}: {error}"
-    experiment.client.set_tag(run_id, "dpclip.error", told[:TAG_LIMIT])
-    experiment.client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+    told = without_password(told)[:TAG_LIMIT]
+    try:
+        with brief():
+            experiment.client.set_tag(run_id, ERROR_TAG, told)
+            experiment.client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+    except MlflowException as away:
+        _LOG.warning("run %s stays RUNNING in MLflow: %s", run_id, without_password(str(away)))
 
 
 @contextmanager

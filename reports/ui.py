@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from reports.address import without_password
 from reports.experiment import Experiment, tracking_uri
 from reports.views import TAG, TRADE_OFF
 
@@ -20,8 +21,8 @@ def ui_command(store: Path, port: int = PORT) -> list[str]:
     uri = tracking_uri(store)
     if uri.startswith(("http:", "https:", "databricks")):
         raise ValueError(
-            f"MLFLOW_TRACKING_URI is {uri}, expected a database; that server has its own page: "
-            "open it in a browser, or unset the variable to see the runs of the store"
+            f"MLFLOW_TRACKING_URI is {without_password(uri)}, expected a database; that server has "
+            "its own page: open it in a browser, or unset the variable to see the runs of the store"
         )
     # One person looks on: more workers only take longer to start.
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -33,10 +34,8 @@ def page_of(store: Path) -> str | None:
 
     Names and passwords in it are left out, since addresses are printed.
     """
-    parts = urlsplit(tracking_uri(store))
-    if parts.scheme not in ("http", "https"):
-        return None
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    uri = tracking_uri(store)
+    return without_password(uri) if urlsplit(uri).scheme in ("http", "https") else None
 
 
 def runs_link(experiment_id: str, server: str = f"{HERE}:{PORT}", view: str | None = None) -> str:

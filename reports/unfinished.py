@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reports.address import without_password
 from reports.experiment import foreign, open_client
 from reports.run_content import KIND_TAG
 
@@ -45,14 +46,25 @@ def unfinished(store: Path, now: float | None = None) -> list[Unfinished]:
         now: Unix seconds; the clock's if not given.
 
     Raises:
-        ValueError: If the store has no database.
+        ValueError: If the store has no database, or the tracking server does not answer.
     """
     if not foreign() and not (store / "mlflow.db").exists():
         raise ValueError(
             f"{store} has no mlflow.db, expected the folder of an earlier train or audit"
         )
     client = open_client(store)
-    clock = time.time() if now is None else now
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _found(client, time.time() if now is None else now)
+    except MlflowException as error:
+        raise ValueError(
+            f"MLflow cannot read the runs: {without_password(str(error))}; check "
+            "MLFLOW_TRACKING_URI, or unset it to look at the store"
+        ) from error
+
+
+def _found(client: "MlflowClient", clock: float) -> list[Unfinished]:
     names = {e.experiment_id: e.name for e in client.search_experiments() if _ours(e.name)}
     found = _running(client, list(names))
     return [_seen(client, run, names[run.info.experiment_id], clock) for run in found]

@@ -20,6 +20,8 @@ _HOME = {
     "doctor": "looking",
 }
 
+_SPEECH = frozenset({"torchaudio", "soundfile", "jiwer", "espeakng_loader", "flashlight"})
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         told = str(error)
         if "pip install" not in told:
-            told += ". Install it: pip install 'dpclip[speech]'"
+            told += f". Install it: pip install {_source(error)}"
         return _say(told, 4)
     except KeyboardInterrupt:
         return _say("interrupted; finished runs are kept, the same command goes on", 130)
@@ -51,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, chosen: Chosen, words: Sequence[str]) -> None:
     command = getattr(import_module(f"dpclip.cli.{_HOME[name]}"), name)
     command(chosen, shlex.join(["dpclip", *words]))
+
+
+def _source(missing: ModuleNotFoundError) -> str:
+    """Returns what to install: only some modules come with the extra."""
+    name = (missing.name or str(missing).rpartition(" ")[2]).strip("'").partition(".")[0]
+    return "'dpclip[speech]'" if name in _SPEECH else name
 
 
 def _say(what: object, code: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpclip.cli.differences import apart, differences
 from dpclip.cli.earlier import Earlier, Run, of_server, of_store
-from dpclip.cli.errors import Usage, asked
+from dpclip.cli.errors import Contradicted, Usage, asked
 from dpclip.cli.options import Compare
 from dpclip.cli.output import Output
 from reports import arm_name, console, headline, remarks, summarize, write
@@ -25,36 +25,49 @@ def compare(chosen: Compare, words: str) -> None:
 
     Raises:
         Usage: no such sweep or run, a damaged store, or a folder that is a store itself.
+        Contradicted: a lower bound exceeds a claimed epsilon; everything was written.
     """
     output = Output(chosen.quiet, chosen.json)
     if chosen.out is not None:
-        _refuse_store(chosen.out)
+        _refuse_store(chosen.out, _listed(chosen.stores))
     wanted = _listed(chosen.runs)
     found = asked(lambda: _found(chosen, wanted))
-    found = apart(_filtered(found, wanted)) if wanted else apart(found)
+    found = _filtered(found, wanted) if wanted else found
+    differ = differences(found)
+    found = apart(found)
     runs = [run for one in found for run in one.runs]
     rows = [run.row for run in runs]
     frame = asked(lambda: summarize(rows))
-    sources, differ = _sources(found), differences(found)
+    sources = _sources(found)
     output.result(headline(frame), "", console(frame))
     read_from = (f"From {name}: {source}." for name, source in sources.items())
     output.remark("", *remarks(rows), *read_from, *differ)
     output.rows({**run.row, "source": one.name} for one in found for run in one.runs)
-    if chosen.out is None:
-        return
+    if chosen.out is not None:
+        _write(chosen.out, found, differ, words)
+        output.remark(
+            f"Report: {chosen.out / 'report.html'}, and report.md with pictures beside it"
+        )
+    if wrong := [arm_name(row) for row in rows if text(row, "verdict") == "contradicted"]:
+        raise Contradicted(
+            f"the lower bound of {wrong[0]} exceeds the epsilon it claims, as its sweep found"
+        )
+
+
+def _write(folder: Path, found: Sequence[Earlier], differ: Sequence[str], words: str) -> None:
+    runs = [run for one in found for run in one.runs]
     provenance = together({one.name: one.provenance for one in found}, words)
-    told = {f"rows of {name}": source for name, source in sources.items()}
+    told = {f"rows of {name}": source for name, source in _sources(found).items()}
     told |= {"differences": " ".join(differ)} if differ else {}
     provenance = dataclasses.replace(provenance, configuration={**provenance.configuration, **told})
     any_canaries, any_series = any(r.canaries for r in runs), any(r.series for r in runs)
     write(
-        chosen.out,
-        rows,
+        folder,
+        [run.row for run in runs],
         provenance,
         [run.canaries for run in runs] if any_canaries else (),
         [run.series for run in runs] if any_series else (),
     )
-    output.remark(f"Report: {chosen.out / 'report.html'}, and report.md with pictures beside it")
 
 
 def _found(chosen: Compare, wanted: Sequence[str]) -> list[Earlier]:
@@ -73,8 +86,10 @@ def _found(chosen: Compare, wanted: Sequence[str]) -> list[Earlier]:
     return found
 
 
-def _refuse_store(folder: Path) -> None:
-    if (folder / "cells").exists() or (folder / "task").exists():
+def _refuse_store(folder: Path, stores: Sequence[str]) -> None:
+    """Raises Usage where a report would overwrite what is compared, or any other store's."""
+    compared = folder.resolve() in [Path(store).resolve() for store in stores]
+    if compared or (folder / "cells").exists() or (folder / "task").exists():
         raise Usage(
             f"--out {folder} is the store of a sweep, whose own report would be overwritten: "
             "choose another folder."
@@ -93,7 +108,10 @@ def _filtered(found: Sequence[Earlier], wanted: Sequence[str]) -> list[Earlier]:
     for word in wanted:
         if not any(_stands_for(word, run) for run in every):
             names = dict.fromkeys(arm_name(run.row) for run in every)
-            raise Usage(f"--runs {word!r} is none of the runs: {'; '.join(names)}.")
+            told = f"--runs {word!r} is none of the runs: {'; '.join(names)}."
+            if _ID.fullmatch(word) and not any(run.ids for run in every):
+                told += " An id is known to MLflow alone: give --tracking_uri for it."
+            raise Usage(told)
     held = [
         dataclasses.replace(
             one, runs=tuple(r for r in one.runs if any(_stands_for(w, r) for w in wanted))

@@ -26,7 +26,7 @@ def made_of(task: Task, planted: Planted | None = None) -> str:
         planted: its training records with canaries, if there are any.
     """
     shapes = [list(p.shape) for p in task.model(0).parameters()]
-    parts = [task.train, task.validation, task.test]
+    parts: list[Any] = [task.train, task.validation, task.test]
     if planted is not None:
         parts += [planted.references[name] for name in sorted(planted.references)]
     digests = [records_digest(part) for part in parts]

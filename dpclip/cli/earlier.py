@@ -12,7 +12,9 @@ from audits.kept import Kept, kept, latest
 from dpclip.arms import Arm
 from reports import Row, read
 from reports import provenance as kept_provenance
+from reports.arms import arm_of
 from reports.provenance import Provenance
+from reports.rows import EXTRAS, RESULTS
 from reports.summary import NAME
 from reports.tracked import Sweep, connect, logged, sweeps
 
@@ -69,7 +71,8 @@ def of_store(store: Path) -> list[Earlier]:
     if (store / NAME).is_file():
         return [_summarized(store, cells)]
     if cells:
-        return [_unfinished(store, latest(cells, _OF_CELL))]
+        mine = latest(cells, _OF_CELL)
+        return [_unfinished(store, mine, len(cells) - len(mine))]
     if (store / "mlflow.db").is_file():
         found = of_server(f"sqlite:///{(store.resolve() / 'mlflow.db').as_posix()}", ())
         return [dataclasses.replace(one, name=str(store)) for one in found]
@@ -134,10 +137,11 @@ def _tracked(client: MlflowClient, sweep: Sweep, of_task: Sequence[Sweep]) -> Ea
         if held.exact
         else (
             f"parameters and metrics of sweep {sweep.id} in MLflow, as no {NAME} of it can be "
-            "fetched: four digits, no exposure of canaries inserted more than once"
+            f"fetched: four digits{_without(held.rows)}"
         )
     )
-    runs = zip(held.rows, held.ids, strict=True)
+    rows = held.rows if held.exact else [row | {"arm": _label(row)} for row in held.rows]
+    runs = zip(rows, held.ids, strict=True)
     others = [f"{s.id[:8]} ({s.status.lower()})" for s in of_task if s is not sweep and s.runs]
     notes = []
     if sweep.status != "FINISHED":
@@ -151,6 +155,27 @@ def _tracked(client: MlflowClient, sweep: Sweep, of_task: Sequence[Sweep]) -> Ea
         provenance=held.provenance,
         notes=tuple(notes),
     )
+
+
+def _without(rows: Sequence[Row]) -> str:
+    """Returns which columns of a summary none of the rebuilt rows has."""
+    there = {column for row in rows for column in row}
+    missing = [column for column in (*RESULTS, *EXTRAS) if column not in there]
+    return f", without {', '.join(missing)}" if missing else ""
+
+
+def _label(row: Row) -> str:
+    """Returns the arm as it is written on the command line, of a row that does not have it."""
+    arm = arm_of(row)
+    return Arm(
+        clip=arm.clip,
+        size=arm.size,
+        slots=arm.slots or "position",
+        weighting=arm.weighting,
+        number=arm.C,
+        sigma=arm.sigma,
+        pacing=arm.pacing or "none",
+    ).label
 
 
 def _summarized(store: Path, cells: Sequence[Kept]) -> Earlier:
@@ -170,8 +195,12 @@ def _summarized(store: Path, cells: Sequence[Kept]) -> Earlier:
     )
 
 
-def _unfinished(store: Path, cells: Sequence[Kept]) -> Earlier:
+def _unfinished(store: Path, cells: Sequence[Kept], others: int) -> Earlier:
     every = cells[-1].config.get("tests", "all")
+    note = (
+        f"{_runs(others)} of another sweep, which wrote before it and has no {NAME} either: what "
+        "the store holds of that one is not shown"
+    )
     return Earlier(
         name=str(store),
         source=(
@@ -180,7 +209,12 @@ def _unfinished(store: Path, cells: Sequence[Kept]) -> Earlier:
         ),
         runs=tuple(_run(cell.result["row"], cell) for cell in cells),
         provenance=None,
+        notes=(note,) if others else (),
     )
+
+
+def _runs(count: int) -> str:
+    return "1 finished run is" if count == 1 else f"{count} finished runs are"
 
 
 def _run(row: Row, cell: Kept | None) -> Run:

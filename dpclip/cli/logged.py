@@ -20,9 +20,11 @@ from filelock import FileLock
 
 from audits.sweep import Cell, Result
 from reports import shared_settings
+from reports.address import without_password
 from reports.buffer import Buffer, buffered
 from reports.document import replace
 from reports.pictures import run_gallery
+from reports.resume import drop_half_written, take_back, unsent
 from reports.run_report import run_markdown
 from reports.tracking import (
     Experiment,
@@ -35,7 +37,7 @@ from reports.tracking import (
     start_run,
     start_sweep,
 )
-from reports.ui import landing
+from reports.ui import HERE, PORT, landing, page_of, runs_link
 from reports.views import save_views
 
 _LOG = logging.getLogger(__name__)
@@ -57,23 +59,51 @@ def log_sweep(
     Raises:
         RuntimeError: MLflow did not take them.
     """
-    with _kept(store):
+    sweep = hashlib.sha256(" ".join(cell.key for cell in cells).encode()).hexdigest()[:16]
+    # One that is started twice is logged by one process, and found logged by the other.
+    with _kept(store), FileLock(store / f"logged.{sweep}.lock"):
         experiment = _opened(store, task)
-        sweep = hashlib.sha256(" ".join(cell.key for cell in cells).encode()).hexdigest()[:16]
         rows = [result["row"] for result in results]
         if not _is_logged(store, experiment, sweep):
             times = [_origin(result) for result in results]
             began = min((t.started for t in times if t.started is not None), default=None)
             last = max((t.ended for t in times if t.ended is not None), default=None)
-            parent = start_sweep(experiment, f"sweep of {len(cells)} runs", started=began)
-            constant = shared_settings(rows)
+            parent = _parent(store, experiment, sweep, f"sweep of {len(cells)} runs", began)
             with ended(experiment, parent):
-                for cell, result in zip(cells, results, strict=True):
-                    _log(experiment, cell, result, "audit", parent, constant)
+                _log_children(store, experiment, sweep, parent, cells, results)
                 finish(experiment, parent, note, files, last)
-            _remember(store, sweep, parent)
+                take_back(experiment, parent)
+            _remember(store, sweep, parent, done=True)
         save_views(experiment, rows)
         return landing(store, experiment)
+
+
+def _parent(store: Path, experiment: Experiment, sweep: str, name: str, began: float | None) -> str:
+    """Returns the parent run that was begun when a server went away, a new one if none was."""
+    begun = f"{sweep} begun"
+    if _is_logged(store, experiment, begun):
+        return _logged(store)[begun]
+    parent = start_sweep(experiment, name, started=began)
+    _remember(store, begun, parent)
+    return parent
+
+
+def _log_children(
+    store: Path,
+    experiment: Experiment,
+    sweep: str,
+    parent: str,
+    cells: Sequence[Cell],
+    results: Sequence[Result],
+) -> None:
+    """Logs those that the parent has not; each is remembered at once."""
+    memory = _logged(store)
+    names = [f"{sweep} {cell.key}" for cell in cells]
+    drop_half_written(experiment, parent, {memory[name] for name in names if name in memory})
+    constant = shared_settings([result["row"] for result in results])
+    for name, cell, result in zip(names, cells, results, strict=True):
+        if not _is_logged(store, experiment, name):
+            _remember(store, name, _log(experiment, cell, result, "audit", parent, constant))
 
 
 def log_training(store: Path, task: str, cell: Cell, result: Result) -> str:
@@ -81,9 +111,26 @@ def log_training(store: Path, task: str, cell: Cell, result: Result) -> str:
     with _kept(store):
         experiment = _opened(store, task)
         if not _is_logged(store, experiment, cell.key):
-            run = _log(experiment, cell, result, "train")
-            _remember(store, cell.key, run)
-        return landing(store, experiment)
+            begun = f"{cell.key} begun"
+            live = _logged(store)[begun] if _is_logged(store, experiment, begun) else None
+            _finish_training(store, experiment, cell, result, live)
+        return _table(store, experiment)
+
+
+def _finish_training(
+    store: Path, experiment: Experiment, cell: Cell, result: Result, live: str | None
+) -> None:
+    """Logs what a run that was seen while it trained lacks, or a run of its own."""
+    if live is not None:
+        result = result | {"series": unsent(experiment, live, result["series"])}
+    run = _log(experiment, cell, result, "train", run_id=live)
+    take_back(experiment, run)
+    _remember(store, cell.key, run, done=True)
+
+
+def _table(store: Path, experiment: Experiment) -> str:
+    """Returns the link to the table of runs: the saved views show audits alone."""
+    return runs_link(experiment.id, page_of(store) or f"{HERE}:{PORT}")
 
 
 @contextmanager
@@ -107,8 +154,8 @@ def _opened(store: Path, task: str) -> Experiment:
 
 def _untaken(store: Path, error: Exception) -> str:
     return (
-        f"MLflow did not take the runs: {error}. All results are kept in {store}; the same "
-        "command logs them."
+        f"MLflow did not take the runs: {without_password(str(error))}. All results are kept in "
+        f"{store}; the same command logs them."
     )
 
 
@@ -126,9 +173,13 @@ def _is_logged(store: Path, experiment: Experiment, what: str) -> bool:
     return run is not None and has_run(experiment, run)
 
 
-def _remember(store: Path, what: str, run: str) -> None:
+def _remember(store: Path, what: str, run: str, done: bool = False) -> None:
+    """Keeps the run's id; when all is done, what was kept on the way there is forgotten."""
     with FileLock(store / f"{_MEMORY}.lock"):  # another process may log beside this one
-        replace(store / _MEMORY, json.dumps(_logged(store) | {what: run}).encode())
+        held = _logged(store)
+        if done:
+            held = {name: one for name, one in held.items() if not name.startswith(f"{what} ")}
+        replace(store / _MEMORY, json.dumps(held | {what: run}).encode())
 
 
 def _origin(result: Result) -> Origin:
@@ -161,31 +212,55 @@ def live_training(store: Path, cell: Cell, columns: Mapping[str, Any]) -> Iterat
         cell: what is trained.
         columns: of its row, as far as they are known before it trains.
     """
-    experiment = open_experiment(store, columns["task"])
-    if _is_logged(store, experiment, cell.key):
+    begun = _begun(store, cell, columns)
+    if begun is None:
         yield Live(None, lambda _result: None)
         return
-    run_id = start_run(experiment, columns)
+    experiment, run_id = begun
 
     def complete(result: Result) -> None:
-        buffer.flush()
-        rest = {name: held for name, held in result["series"].items() if name not in _OBSERVED}
-        _log(experiment, cell, result | {"series": rest}, "train", run_id=run_id)
-        _remember(store, cell.key, run_id)
+        with _kept(store):
+            buffer.flush()
+            rest = {name: held for name, held in result["series"].items() if name not in _OBSERVED}
+            _log(experiment, cell, result | {"series": rest}, "train", run_id=run_id)
+        _remember(store, cell.key, run_id, done=True)
 
-    with _kept(store), ended(experiment, run_id), buffered(experiment, run_id) as buffer:
+    with ended(experiment, run_id), buffered(experiment, run_id) as buffer:
         yield Live(_patient(buffer), complete)
+
+
+def _begun(store: Path, cell: Cell, columns: Mapping[str, Any]) -> tuple[Experiment, str] | None:
+    """Returns a new run, None where it was logged before or a server has gone away since."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = open_experiment(store, columns["task"])
+        if _is_logged(store, experiment, cell.key):
+            return None
+        run_id = start_run(experiment, columns)
+    except (ValueError, MlflowException) as error:
+        told = without_password(str(error))
+        _LOG.warning("MLflow does not show this run while it trains: %s", told)
+        return None
+    _remember(store, f"{cell.key} begun", run_id)
+    return experiment, run_id
 
 
 def _patient(buffer: Buffer) -> Callable[[str, float, int], None]:
     """Returns what takes points, and does not end a training because a server is away."""
     from mlflow.exceptions import MlflowException
 
+    told = False
+
     def observe(name: str, value: float, step: int) -> None:
+        nonlocal told
         try:
             buffer.log(name, value, step)
         except MlflowException as error:
-            _LOG.warning("MLflow did not take step %d, which is tried again: %s", step, error)
+            if not told:
+                said = "MLflow did not take step %d, which is tried again later: %s"
+                _LOG.warning(said, step, without_password(str(error)))
+            told = True
 
     return observe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,8 @@ from pathlib import Path
 from dpclip.cli.errors import Usage, asked
 from dpclip.cli.options import Doctor, Ui
 from dpclip.cli.serving import serve, show
-from reports.tracking import open_experiment
+from reports.address import without_password
+from reports.tracking import open_experiment, tracking_uri
 from reports.ui import landing, page_of, ui_command
 from reports.unfinished import unfinished
 
@@ -70,4 +72,8 @@ def _tell_unfinished(store: Path) -> None:
     found = asked(lambda: unfinished(store))
     print("\n".join([f"Runs that have not ended: {len(found) or 'none'}.", *map(str, found)]))
     if found:
-        print("One that nothing is training was killed: mlflow runs delete --run-id ID removes it.")
+        uri = shlex.quote(without_password(tracking_uri(store)))
+        print(
+            "One that nothing is training was killed: "
+            f"MLFLOW_TRACKING_URI={uri} mlflow runs delete --run-id ID removes it."
+        )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from dpclip.cli.errors import Contradicted
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,32 @@ class Output:
 
     def _print(self, lines: Iterable[str]) -> None:
         print("\n".join(lines), file=sys.stderr if self.json else sys.stdout, flush=True)
+
+
+@contextmanager
+def judged(rows: Iterable[Mapping[str, Any]], shared: str) -> Iterator[None]:
+    """Has the block done, which logs; then a contradicted run decides how the command ends.
+
+    What the block failed with is told all the same.
+
+    Args:
+        rows: the runs, each with its arm and its verdict.
+        shared: over what the bounds' failure probability was shared.
+
+    Raises:
+        Contradicted: a lower bound exceeds a claimed epsilon.
+    """
+    wrong = [row["arm"] for row in rows if row.get("verdict") == "contradicted"]
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if not wrong:
+            raise
+        print(f"dpclip: {error}", file=sys.stderr)
+    if wrong:
+        raise Contradicted(
+            f"the lower bound of {wrong[0]} exceeds the epsilon it claims ({shared})"
+        )
 
 
 def json_rows(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -16,15 +16,16 @@ from dpclip.arms import Arm, lists_of, together
 from dpclip.cli.cells import work
 from dpclip.cli.checks import check_options, rehearse
 from dpclip.cli.claims import promises_of
-from dpclip.cli.errors import Contradicted, Usage, asked
+from dpclip.cli.digests import made_of
+from dpclip.cli.errors import Usage, asked
 from dpclip.cli.logged import log_sweep
 from dpclip.cli.manifests import check_kept
 from dpclip.cli.options import Audit, Demo
-from dpclip.cli.output import Output
+from dpclip.cli.output import Output, judged
 from dpclip.cli.prospects import prospects
 from dpclip.cli.self_test import self_test
 from dpclip.cli.speech import OPTIONS, TASKS
-from dpclip.cli.tasks import made_of, task_of
+from dpclip.cli.tasks import task_of
 from reports import Provenance, console, headline, remarks, summarize, write
 from reports.tracking import open_experiment
 from reports.ui import directions
@@ -49,6 +50,8 @@ def audit(chosen: Audit, words: str) -> None:
     """
     asked(lambda: check_options(chosen))
     if chosen.self_test:
+        if chosen.quiet or chosen.json:
+            raise Usage("--self-test prints its table for people: leave out --quiet and --json.")
         self_test(chosen.loop, chosen.runs, chosen.first_seed, chosen.delta, chosen.alpha)
         return
     arms, skipped = asked(
@@ -120,14 +123,14 @@ def audit(chosen: Audit, words: str) -> None:
     output.result(headline(frame), "", console(frame))
     output.remark("", *remarks(rows), "")
     output.rows(rows)
-    link = log_sweep(chosen.store, task.name, cells, results, files, headline(frame))
     output.remark(f"Report: {chosen.store / 'report.md'}, with pictures beside it")
-    output.remark(f"Runs: {directions(chosen.store, link)}")
-    if wrong := [row["arm"] for row in rows if row["verdict"] == "contradicted"]:
-        raise Contradicted(
-            f"the lower bound of {wrong[0]} exceeds the epsilon it claims (alpha {chosen.alpha:g} "
-            f"shared over the {len(rows)} runs of this sweep; other sweeps have spent their own)"
-        )
+    shared = (
+        f"alpha {chosen.alpha:g} shared over the {len(rows)} runs of this sweep; other sweeps have "
+        "spent their own"
+    )
+    with judged(rows, shared):
+        link = log_sweep(chosen.store, task.name, cells, results, files, headline(frame))
+        output.remark(f"Runs: {directions(chosen.store, link)}")
 
 
 def _judged(task: Task) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from audits.sweep import Cell, Store
-from dpclip.arms import arms_of
+from audits.tasks import Task
+from dpclip.arms import Arm, arms_of
 from dpclip.cli.cells import work
 from dpclip.cli.checks import check_options, rehearse
+from dpclip.cli.digests import made_of
 from dpclip.cli.errors import Usage, asked
 from dpclip.cli.logged import live_training, log_training
 from dpclip.cli.options import Audit, Train
@@ -46,19 +50,25 @@ def train(chosen: Train, _words: str) -> None:
     store = asked(lambda: Store(chosen.store, task.name))
     asked(lambda: open_experiment(chosen.store, task.name))
     config |= dataclasses.asdict(arm) | {"kind": "train", "lr": chosen.lr or task.lr}
+    config |= {"made_of": made_of(task)}
     cell = Cell(arm.label, config)
     weights = chosen.store / f"{cell.key}.safetensors"
-    result = store.read(cell) if weights.exists() else None
+    output = Output(chosen.quiet, chosen.json)
+    result = store.read(cell) if weights.exists() and config["made_of"] else None
     if result is None:
         columns = arm.columns | {"task": task.name, "seed": chosen.seed, "lr": config["lr"]}
         with live_training(chosen.store, cell, columns) as run:
             result = work(config, weights, observe=run.observe)
             store.write(cell, result)
+            _tell(output, arm, task, result["row"], weights)  # a server may not take it
             run.complete(result)
-    row = result["row"]
+    else:
+        _tell(output, arm, task, result["row"], weights)
     link = log_training(chosen.store, task.name, cell, result)
-    output = Output(chosen.quiet, chosen.json)
+    output.remark(f"Runs: {directions(chosen.store, link)}")
+
+
+def _tell(output: Output, arm: Arm, task: Task, row: Mapping[str, Any], weights: Path) -> None:
     output.result(f"{arm.label}: {task.metric} {row[task.metric]:.4g}, epsilon {row['eps']:.4g}")
     output.remark(row["guarantee"], f"Weights: {weights}")
-    output.remark(f"Runs: {directions(chosen.store, link)}")
     output.rows([{**row, "weights": str(weights)}])

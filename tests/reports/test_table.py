@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_several_tasks_have_a_table_each(row: MakeRow) -> None:
 
 def test_html_escapes(row: MakeRow) -> None:
     assert "&lt;b&gt;" in html(summarize([row(guarantee="none: <b>")]))
+    hostile = "<img src=x onerror=alert(1)>"
+    for page in (html, partial(details, style="html")):
+        told = page(summarize([row(task=hostile), row(task="digits")]))
+        assert "<img" not in told
+        assert "<h3>&lt;img src=x onerror=alert(1)&gt;</h3>" in told
+
+
+def test_what_explains_the_results_is_told_per_task(row: MakeRow) -> None:
+    """The same arm on two tasks is two lines that nothing else tells apart."""
+    several = details(summarize([row(task="digits", lr=0.1), row(task="text", lr=0.2)]))
+    assert several.index("**digits**") < several.index("0.1") < several.index("**text**")
+    assert several.index("**text**") < several.index("0.2")
+    assert "**digits**" not in details(summarize([row(task="digits", lr=0.1)]))
 
 
 def test_the_second_table_explains_the_first(sweep: list[Row]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from audits.sweep import Cell, Store
 from dpclip.cli.comparing import _in_order
 from reports import Provenance, write
+from reports.tracking import finish, log_run, open_experiment, start_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
@@ -68,7 +69,9 @@ def test_a_folder_without_a_sweep_is_refused(call: Call, stores: str) -> None:
             "--runs 'core 2' is none of the runs: no clipping.",
         ),
         (("--stores", "a", "--runs", "seed1"), "'seed1' is none"),
+        (("--stores", "a", "--runs", "0123abcd"), "give --tracking_uri for it"),
         (("--stores", "a", "--out", "b"), "b is the store of a sweep"),
+        (("--stores", "a", "--out", "./a"), "a is the store of a sweep"),
         (("--stores", "a", "--out", "file"), "file is a file"),
         (("--tracking_uri", "sqlite:///none.db"), "there is no database none.db"),
     ],
@@ -118,6 +121,45 @@ def test_stores_that_differ_are_said_to_differ(call: Call, tmp_path: Path) -> No
     assert "On other, " in ended.out
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lr": 0.5}, "differ in lr (a: 0.1; b: 0.5)"),
+        ({"q": 0.2, "steps": 50}, "differ in q (a: 0.1; b: 0.2)"),
+        ({"steps": 200}, "differ in epochs (a: 10; b: 20)"),
+        ({"delta": 1e-6}, "differ in delta (a: 1e-05; b: 1e-06)"),
+        ({"canaries": 8}, "differ in canaries (a: 4; b: 8)"),
+        ({"references": 99}, "differ in references (a: 9; b: 99)"),
+        ({"steps": 101}, ""),  # as another seed may have them
+        ({"lr": 0.10001}, ""),  # as four digits of a tracking server have it
+    ],
+)
+def test_seeds_trained_otherwise_are_no_seeds_of_one_arm(
+    call: Call, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    made = {"lr": 0.1, "q": 0.1, "steps": 100, "delta": 1e-5, "canaries": 4, "references": 9}
+    swept(tmp_path / "a", **made)
+    swept(tmp_path / "b", seed=1, **(made | changes))
+    ended = call("compare", "--stores", "a,b")
+    assert ended.code == 0
+    assert ("On tiny (a), " in ended.out) == bool(told)
+    assert told in ended.out
+    assert ("differ in" in ended.out) == bool(told)
+
+
+def test_what_sweeps_recorded_about_themselves_is_compared(call: Call, tmp_path: Path) -> None:
+    for name, records in (("a", 100), ("b", 200)):
+        told = {"training records": records, "epochs": 3}
+        write(
+            tmp_path / name,
+            [ROW | {"seed": records, "lr": float(records)}],
+            Provenance("dpclip audit", told, learning_rates=(100.0, 200.0)),
+        )
+    out = call("compare", "--stores", "a,b").out
+    assert "the sweeps differ in training records (a: 100; b: 200)" in out
+    assert "differ in lr" not in out  # each searched for its own
+
+
 def test_a_sweep_that_is_not_finished_shows_what_there_is(call: Call, tmp_path: Path) -> None:
     for seed in (0, 1):
         cell(tmp_path / "a", seed)
@@ -129,7 +171,10 @@ def test_a_sweep_that_is_not_finished_shows_what_there_is(call: Call, tmp_path: 
     assert (ended.code, ended.err) == (0, "")
     assert "a: 2 runs, from the 2 of 5 runs that are finished: there is no summary.csv" in ended.out
     assert "2.00" in ended.out
+    assert "1 finished run is of another sweep" in ended.out
     assert not (tmp_path / "a" / "summary.csv").exists()
+    cell(tmp_path / "b", seed=0)
+    assert "another sweep" not in call("compare", "--stores", "b").out
 
 
 def test_runs_beside_the_summary_are_counted(call: Call, tmp_path: Path) -> None:
@@ -165,6 +210,27 @@ def test_a_store_of_trainings_has_nothing_to_compare(call: Call, tmp_path: Path)
     assert "no finished run with canaries in a" in ended.err
 
 
+def test_a_contradicted_run_decides_how_the_command_ends(call: Call, tmp_path: Path) -> None:
+    swept(tmp_path / "a", **SAMPLE, verdict="contradicted", guarantee="eps", delta=1e-5)
+    ended = call("compare", "--stores", "a", "--out", "made")
+    assert ended.code == 3
+    assert "the lower bound of sample C=1 exceeds the epsilon it claims" in ended.err
+    assert (tmp_path / "made" / "report.md").exists()
+
+
+def test_no_password_gets_into_a_report(call: Call, tmp_path: Path) -> None:
+    words = "dpclip audit --note http://me:secret@runs:5000"
+    write(tmp_path / "a", [ROW], Provenance(command=words))
+    uri = "http://me:secret@runs.example:5000"
+    ended = call("compare", "--tracking_uri", uri.replace("http", "foo"))
+    assert ended.code == 2
+    assert "secret" not in ended.err
+    assert call("compare", "--stores", "a", "--runs", "no http://me:secret@x,none").code == 2
+    assert call("compare", "--stores", "a", "--out", "made").code == 0
+    for path in (tmp_path / "made").iterdir():
+        assert b"secret" not in path.read_bytes(), path
+
+
 def test_json_rows_name_their_source(call: Call, tmp_path: Path) -> None:
     swept(tmp_path / "a")
     ended = call("compare", "--stores", "a", "--quiet", "--json")
@@ -178,6 +244,31 @@ def test_json_rows_name_their_source(call: Call, tmp_path: Path) -> None:
 )
 def test_words_are_found_in_their_order(word: str, found: bool) -> None:
     assert _in_order(word.split(), ["a", "b", "c"]) == found
+
+
+def test_rows_rebuilt_from_a_server_are_chosen_by_the_same_words(call: Call, store: Path) -> None:
+    """And it is told which columns they lack, not that they lack what every run logs."""
+    experiment = open_experiment(store, "tiny")
+    sweep = start_sweep(experiment, "sweep")
+    noised = ROW | SAMPLE | {"sigma": 1.0, "delta": 1e-5, "exp_2": 1.5, "slots": "position"}
+    grouped = ROW | SAMPLE | {"clip": "microbatch", "mb": 4, "slots": "random", "acc": 0.5}
+    for row in (ROW, noised, grouped):
+        log_run(experiment, row, sweep_id=sweep)
+    finish(experiment, sweep)
+    uri = f"sqlite:///{store}/mlflow.db"
+    for words, arm in (
+        ("noise 1", "sample clip:1 noise 1"),
+        ("sample clip:1", "sample clip:1 noise 1"),
+        ("none", "none"),
+        ("microbatch:4:random clip:1", "microbatch:4:random clip:1"),
+    ):
+        ended = call("compare", "--tracking_uri", uri, "--runs", words, "--json", "--quiet")
+        assert [row["arm"] for row in json.loads(ended.out)] == [arm], words
+    out = call("compare", "--tracking_uri", uri).out
+    (lacking,) = re.findall(r"fetched: four digits, without (.*)\.\n", out)
+    assert "exp_ceiling" in lacking.split(", ")
+    assert not {"exp_2", "exposure", "acc"} & set(lacking.split(", "))
+    assert "exp_4" in lacking.split(", ")
 
 
 @pytest.fixture(scope="module")

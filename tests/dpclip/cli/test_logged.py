@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 import dpclip.cli.logged
 import reports.tracking
@@ -145,6 +146,42 @@ def test_a_server_that_goes_away_costs_no_result(
     assert "MLflow did not take the runs: no answer. All results are kept in" in str(told.value)
     log_sweep(store, "tiny", cells[:1], [result], [], "")
     assert len(runs(store, "audit")) == 1
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_logging_that_broke_off_leaves_no_run_twice(
+    store: Path, cells: list[Cell], monkeypatch: pytest.MonkeyPatch, reachable: bool
+) -> None:
+    """It breaks off in the second run, with a server that takes the news of it, or does not."""
+    results = [work(cell.config, manifests=store / "manifests") for cell in cells]
+    log = MlflowClient.log_artifacts
+    taken: list[str] = []
+
+    def away(client: MlflowClient, run_id: str, *more: Any) -> None:
+        if taken:
+            if not reachable:
+                patch.setattr(MlflowClient, "set_terminated", away)
+            raise MlflowException("http://me:secret@runs gives no answer")
+        taken.append(run_id)
+        log(client, run_id, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError) as told:
+        patch.setattr(MlflowClient, "log_artifacts", away)
+        log_sweep(store, "tiny", cells, results, [], "")
+    assert "MLflow did not take the runs: http://runs gives no answer." in str(told.value)
+    assert not any(
+        "secret" in run.data.tags.get("dpclip.error", "") for run in runs(store, "audit")
+    )
+    log_sweep(store, "tiny", cells, results, [], "")
+    (parent,) = runs(store, "sweep")
+    children = runs(store, "audit")
+    assert sorted(run.data.params["clip"] for run in children) == ["none", "sample"]
+    assert taken[0] in [run.info.run_id for run in children]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    assert not any("dpclip.error" in run.data.tags for run in [parent, *children])
+    memory = json.loads((store / "logged.json").read_text())
+    assert list(memory.values()) == [parent.info.run_id]
 
 
 def test_what_is_gone_is_logged_again(store: Path, cells: list[Cell]) -> None:

@@ -127,7 +127,11 @@ def answers(port: int) -> bool:
 @pytest.mark.ui
 @pytest.mark.slow
 def test_a_server_gets_what_a_store_of_its_own_gets(
-    server: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cells, results = JOBS.sweep(0, 3)
     (report := tmp_path / "report.md").write_text("the report")
@@ -137,7 +141,9 @@ def test_a_server_gets_what_a_store_of_its_own_gets(
 
     # A store that has logged into its own database logs into a server that is chosen later.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    capsys.readouterr()
     link = log_sweep(store, "tiny", cells, results, [report], "the note")
+    assert capsys.readouterr().out == ""  # which programs read
     assert link.startswith(f"{server}/#/experiments/")
     assert "viewStateShareKey=trade-off" in link
     assert seen(store) == wanted

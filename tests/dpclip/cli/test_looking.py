@@ -1,4 +1,5 @@
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -72,7 +73,32 @@ def test_doctor_tells_of_runs_that_never_ended(call: Call, store: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert "Runs that have not ended: 1." in ended.out
     assert f"dpclip-tiny: sweep 'sweep' ({run_id}) began 2 hours ago" in ended.out
-    assert "mlflow runs delete --run-id ID" in ended.out
+    where = shlex.quote(f"sqlite:///{store}/mlflow.db")
+    assert f"killed: MLFLOW_TRACKING_URI={where} mlflow runs delete --run-id ID" in ended.out
+
+
+def test_doctor_on_a_server_that_does_not_answer(
+    call: Call, store: Path, free_port: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
+    ended = call("doctor", "--store", str(store))
+    assert ended.code == 2
+    assert "MLflow cannot read the runs" in ended.err
+    assert "secret" not in ended.err + ended.out
+
+
+@pytest.mark.parametrize(
+    "words", [("doctor", "--store"), ("train", "--task", "own_tasks:tiny", "--store")]
+)
+def test_an_address_that_means_nothing_costs_one_sentence(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://me:secret@x")
+    ended = call(*words, str(store))
+    assert ended.code == 2
+    assert "MLFLOW_TRACKING_URI is 'foo://x', which MLflow cannot use" in ended.err
+    assert "secret" not in ended.err
 
 
 def test_doctor_on_a_folder_without_runs_is_refused(

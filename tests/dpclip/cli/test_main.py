@@ -10,6 +10,12 @@ import dpclip.cli.looking
 from dpclip.cli.errors import Contradicted, Usage
 
 Call = Callable[..., Any]
+
+
+def missing(name: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 HEAVY = ("torch", "mlflow", "numpy", "scipy", "pandas", "matplotlib", "opacus")
 
 
@@ -46,7 +52,9 @@ def test_help_is_quick() -> None:
         (OSError(28, "No space left"), 1, "dpclip: [Errno 28] No space left\n"),
         (Usage("not so"), 2, "dpclip: not so\n"),
         (Contradicted("too small"), 3, "dpclip: too small\n"),
-        (ModuleNotFoundError("No module named 'torchaudio'"), 4, "pip install"),
+        (missing("torchaudio.models"), 4, "Install it: pip install 'dpclip[speech]'"),
+        (missing("psycopg2"), 4, "Install it: pip install psycopg2\n"),
+        (ModuleNotFoundError("pip install this"), 4, "dpclip: pip install this\n"),
         (KeyboardInterrupt(), 130, "dpclip: interrupted"),
     ],
 )

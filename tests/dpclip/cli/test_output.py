@@ -3,12 +3,14 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dpclip.cli.output import Output, json_rows
+from dpclip.cli.errors import Contradicted
+from dpclip.cli.output import Output, json_rows, judged
 
 Call = Callable[..., Any]
 TINY = ("--task", "own_tasks:tiny", "--epochs", "1", "--accountant", "rdp")
@@ -51,6 +53,28 @@ def test_what_goes_where(
     output.remark("remark")
     output.rows([{"a": 1}])
     assert tuple(capsys.readouterr()) == (out, err)
+
+
+def test_what_is_printed_for_people_alone_is_refused_to_a_script(call: Call) -> None:
+    for word in ("--json", "--quiet"):
+        ended = call("audit", "--self-test", word, "--runs", "1")
+        assert (ended.code, ended.out) == (2, "")
+        assert "leave out --quiet and --json" in ended.err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no answer"), OSError("no room"), None])
+def test_a_contradiction_decides_whatever_becomes_of_the_logging(
+    capsys: pytest.CaptureFixture[str], error: Exception | None
+) -> None:
+    rows = [{"arm": "a", "verdict": "consistent"}, {"arm": "b", "verdict": "contradicted"}]
+    told = r"bound of b exceeds .* \(alpha 0.1\)"
+    with pytest.raises(Contradicted, match=told), judged(rows, "alpha 0.1"):
+        if error:
+            raise error
+    assert capsys.readouterr().err == (f"dpclip: {error}\n" if error else "")
+    with pytest.raises(type(error)) if error else nullcontext(), judged(rows[:1], "alpha 0.1"):
+        if error:
+            raise error
 
 
 def test_an_audit_for_a_script(call: Call, store: Path) -> None:

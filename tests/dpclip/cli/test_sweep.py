@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 import dpclip.cli.sweep
 from audits.search import SEEDS
@@ -179,6 +181,16 @@ def test_a_contradicted_claim_is_told_after_everything_is_written(
     assert "CONTRADICTED" in (store / "report.md").read_text()
     assert len(rows(store)) == 3
     assert call(*TINY, *words).code == 3  # kept cells say it again
+
+    def away(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    (store / "logged.json").unlink()
+    monkeypatch.setattr(MlflowClient, "create_run", away)
+    ended = call(*TINY, *words)
+    assert ended.code == 3  # and not 1
+    assert "MLflow did not take the runs: no answer. All results are kept" in ended.err
+    assert "the lower bound of sample clip:1 noise 1 exceeds" in ended.err
 
 
 @pytest.mark.parametrize("grouping", ["sample", "core:4:fixed"])

@@ -1,3 +1,4 @@
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from dpclip.cli.cells import work
 from dpclip.cli.options import Train
 from dpclip.cli.tasks import task_of
 from reports.tracking import open_experiment
+from reports.views import save_views
 
 Call = Callable[..., Any]
 WORDS = ("train", "--task", "own_tasks:tiny")
@@ -155,13 +157,13 @@ def test_a_run_is_seen_while_it_trains(
 
 
 def test_a_server_that_is_away_for_a_while_does_not_end_a_training(
-    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     send = MlflowClient.log_batch
     refused: list[str] = []
 
     def away(client: MlflowClient, run_id: str, **more: Any) -> Any:
-        if len(refused) < 2:
+        if not refused:
             refused.append(run_id)
             raise MlflowException("no answer")
         return send(client, run_id, **more)
@@ -169,7 +171,8 @@ def test_a_server_that_is_away_for_a_while_does_not_end_a_training(
     monkeypatch.setattr(MlflowClient, "log_batch", away)
     monkeypatch.setattr(reports.buffer.Buffer.__init__, "__defaults__", (1, 2.0, time.monotonic))
     ended = call(*WORDS, "--store", str(store), "--epochs", "4")
-    assert (ended.code, len(refused)) == (0, 2)
+    assert (ended.code, len(refused)) == (0, 1)
+    assert caplog.text.count("which is tried again later: no answer") == 1
     (run,) = runs(store)
     client = open_experiment(store, "tiny").client
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
@@ -185,12 +188,81 @@ def test_a_server_that_stays_away_costs_no_training(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", away)
         patch.setattr(MlflowClient, "set_tag", away)
+        patch.setattr(MlflowClient, "set_terminated", away)
         ended = call(*WORDS, "--store", str(store))
     assert ended.code == 1
     assert "MLflow did not take the runs: no answer. All results are kept" in ended.err
+    assert "acc " in ended.out  # what was found is told all the same
+    assert [run.info.status for run in runs(store)] == ["RUNNING"]
     assert call(*WORDS, "--store", str(store)).code == 0
     assert len(counted) == 1
-    assert sorted(run.info.status for run in runs(store)) == ["FINISHED", "RUNNING"]
+    (run,) = runs(store)
+    assert run.info.status == "FINISHED"
+    assert list(json.loads((store / "logged.json").read_text()).values()) == [run.info.run_id]
+
+
+def test_a_training_whose_logging_broke_off_is_finished_without_a_point_twice(
+    call: Call, store: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", away)
+        assert call(*WORDS, "--store", str(store)).code == 1
+    (run,) = runs(store)
+    assert (run.info.status, "dpclip.error" in run.data.tags) == ("FAILED", True)
+    assert call(*WORDS, "--store", str(store)).code == 0
+    (run,) = runs(store)
+    assert (run.info.status, "dpclip.error" in run.data.tags) == ("FINISHED", False)
+    client = open_experiment(store, "tiny").client
+    for name in ("train/loss", "clip/fraction", "acc"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+        assert steps == sorted(set(steps)), name
+        assert steps
+    assert len(counted) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_training_that_ends_while_the_server_is_away_tells_its_own_reason(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    def work(_config: object, _weights: object, observe: Any) -> None:
+        observe("train/loss", 1.0, 1)
+        for name in ("log_batch", "set_tag", "set_terminated"):
+            monkeypatch.setattr(MlflowClient, name, away)
+        raise error("it ended")
+
+    monkeypatch.setattr(dpclip.cli.train, "work", work)
+    ended = call(*WORDS, "--store", str(store))
+    assert ended.code == (130 if error is KeyboardInterrupt else 1)
+    assert ("interrupted" if error is KeyboardInterrupt else "dpclip: it ended") in ended.err
+    assert "are kept in" not in ended.err  # there is nothing yet
+
+
+def test_a_server_that_is_away_when_training_begins_costs_only_the_look(
+    call: Call, store: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", away)
+        ended = call(*WORDS, "--store", str(store))
+    assert (ended.code, len(counted)) == (1, 1)
+    assert "All results are kept" in ended.err
+    assert call(*WORDS, "--store", str(store)).code == 0
+    assert (len(counted), logged(store)) == (1, 1)
+
+
+def test_the_link_leads_to_a_page_that_shows_trainings(call: Call, store: Path) -> None:
+    save_views(open_experiment(store, "tiny"), [{"clip": "none", "exposure": 1.0}])
+    out = call(*WORDS, "--store", str(store)).out
+    assert "compareRunsMode=TABLE" in out
+    assert "viewStateShareKey" not in out  # views show audits alone
 
 
 @pytest.mark.parametrize(("words", "rng"), [((), "seeded"), (("--secure", "true"), "secure")])
