@@ -206,7 +206,9 @@ def test_training_is_the_same(kit, grouping, how):
 @pytest.mark.parametrize(
     "rule", [per_layer(clip(0.1)), quantile(0.5, bound=0.3, count_noise=1.0)], ids=lambda r: r.label
 )
-@pytest.mark.parametrize("grouping", [per_sample(), per_core(2, slots="fixed")], ids=lambda g: g.label)
+@pytest.mark.parametrize(
+    "grouping", [per_sample(), per_core(2, slots="fixed")], ids=lambda g: g.label
+)
 def test_other_rules(kit, rule, grouping):
     model, data = kit.Mlp(), kit.vectors(N)
     found = []
