@@ -14,7 +14,7 @@ from reports.intervals import NULL_EXPOSURE, Interval
 from reports.speeds import Speeds
 
 _SHADES = colormaps["viridis"]
-APART = 0.03  # share of a speed by which arms are set apart, so that bars stand side by side
+APART = 0.03  # share of a speed by which lines are set apart, so that bars stand side by side
 
 
 def exposure_by_speed(held: Sequence[Speeds], ceiling: float) -> Figure:
@@ -35,7 +35,8 @@ def exposure_by_speed(held: Sequence[Speeds], ceiling: float) -> Figure:
     several = len({arm.task for arm in held}) > 1
     for axes, arm in zip(found, held, strict=True):
         for tier, means in arm.exposure.items():
-            _line(axes, means, color=shades[tier])
+            place = tiers.index(tier) - (len(tiers) - 1) / 2
+            _line(axes, means, color=shades[tier], shift=1 + APART * place)
         axes.axhline(NULL_EXPOSURE, **NULL_STYLE)
         if np.isfinite(ceiling):
             axes.axhline(ceiling, **NULL_STYLE)

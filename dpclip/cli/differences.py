@@ -70,10 +70,13 @@ def _searched(one: Earlier) -> bool:
     return one.provenance is not None and len(one.provenance.learning_rates or ()) > 1
 
 
+_OF_SOME_ARMS = frozenset({"C", "mb"})  # adaptive rules have no bound, plain training no groups
+
+
 def _lacking(held: Mapping[str, Sequence[Row]]) -> list[str]:
     """Returns which columns some sweeps of a task have and others have not."""
     columns = {name: {column for row in rows for column in row} for name, rows in held.items()}
-    known = set().union(*columns.values()) & (NUMBERS | TEXTS)
+    known = (set().union(*columns.values()) & (NUMBERS | TEXTS)) - _OF_SOME_ARMS
     return [
         f"{name} has no {', '.join(sorted(known - mine))}, which others have: another version of "
         "dpclip wrote it."
