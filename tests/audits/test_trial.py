@@ -51,3 +51,15 @@ def test_tiny_batches_that_may_be_empty(digits: Task, grouping: str) -> None:
     outcome = trial.train(small, few, setting(epochs=8), privatize(grouping))
     assert outcome.row["steps"] == 80
     assert math.isfinite(outcome.row["loss"])  # type: ignore[arg-type]
+
+
+def test_steps_are_drawn_batches_however_they_are_cut(digits: Task) -> None:
+    arm = arms_of("sample", "clip:1", "0")[0][0]
+    cut = dataclasses.replace(digits, length=lambda record: 1 + int(record[1]), physical_size=90)
+    whole = trial.train(digits, digits.train, setting(epochs=2), privatizer(arm, "prv", digits))
+    parts = trial.train(cut, digits.train, setting(epochs=2), privatizer(arm, "prv", cut))
+    assert parts.row["steps"] == whole.row["steps"]
+    assert [step for step, _ in parts.series["train/loss"]] == [
+        step for step, _ in whole.series["train/loss"]
+    ]
+    assert parts.row["loss"] == pytest.approx(whole.row["loss"], rel=1e-3)
