@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -28,3 +29,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         open_experiment(store, "template")
     return store / "mlflow.db"
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store with a database of its own, whatever the machine's MLFLOW_TRACKING_URI says."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = tmp_path / "a store"
+    store.mkdir()
+    shutil.copy(migrated, store / "mlflow.db")
+    return store

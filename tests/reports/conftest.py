@@ -1,9 +1,7 @@
 """Made-up runs that look like the calibration: no clipping, sample, micro-batches, cores, noise."""
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,13 +141,3 @@ def make_canaries(
 @pytest.fixture
 def canaries() -> Callable[..., list[dict[str, Any]]]:
     return make_canaries
-
-
-@pytest.fixture
-def own_store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store with a database of its own, whatever the machine's MLFLOW_TRACKING_URI says."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = tmp_path / "a store"
-    store.mkdir()
-    shutil.copy(migrated, store / "mlflow.db")
-    return store

@@ -1,5 +1,4 @@
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,8 @@ Make = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = tmp_path / "a store"
-    store.mkdir()
-    shutil.copy(migrated, store / "mlflow.db")
-    return store
+def store(own_store: Path) -> Path:
+    return own_store
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Calling the command line: in this process, into stores whose database is already made."""
 
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,12 +31,8 @@ def _double() -> Iterator[None]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = tmp_path / "a store"
-    store.mkdir()
-    shutil.copy(migrated, store / "mlflow.db")
-    return store
+def store(own_store: Path) -> Path:
+    return own_store
 
 
 @pytest.fixture
