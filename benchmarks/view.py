@@ -29,7 +29,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from reports.tracking import open_experiment
-from reports.ui import landing, ui_command
+from reports.ui import landing, server_of
 
 T = TypeVar("T")
 
@@ -60,11 +60,10 @@ def served(store: Path) -> Iterator[int]:
         RuntimeError: it ended, or did not answer in time.
     """
     port = _free_port()
-    command = ui_command(store, port)
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command, environment = server_of(store, port)
     quiet = subprocess.DEVNULL
     with subprocess.Popen(
-        command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
+        command, env=os.environ | environment, stdout=quiet, stderr=quiet, start_new_session=True
     ) as server:
         try:
             wait_for(lambda: server.poll() is not None or _answers(port), _STARTING)

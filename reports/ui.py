@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from reports.address import without_password
@@ -12,8 +13,21 @@ PORT = 5000
 HERE = "http://127.0.0.1"
 
 
-def ui_command(store: Path, port: int = PORT) -> list[str]:
-    """Returns the command that serves the store on this machine only.
+class Server(NamedTuple):
+    """How the server of a store is started.
+
+    Attributes:
+        command: Its words.
+        environment: What it needs beside the caller's own. The database is named here, because
+            its address may have a password in it, and everybody on a machine can read commands.
+    """
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def server_of(store: Path, port: int = PORT) -> Server:
+    """Returns how the store is served, on this machine only.
 
     Raises:
         ValueError: If MLFLOW_TRACKING_URI names a server, which has a page of its own.
@@ -26,7 +40,13 @@ def ui_command(store: Path, port: int = PORT) -> list[str]:
         )
     # One person looks on: more workers only take longer to start.
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *where]
+    return Server(
+        [sys.executable, "-m", "mlflow", "ui", *where],
+        {
+            "MLFLOW_BACKEND_STORE_URI": uri,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes for language-model apps
+        },
+    )
 
 
 def page_of(store: Path) -> str | None:

@@ -13,7 +13,7 @@ from dpclip.cli.options import Doctor, Ui
 from dpclip.cli.serving import serve, show
 from reports.address import without_password
 from reports.tracking import open_experiment, tracking_uri
-from reports.ui import landing, page_of, ui_command
+from reports.ui import landing, page_of, server_of
 from reports.unfinished import unfinished
 
 
@@ -37,10 +37,10 @@ def ui(chosen: Ui, _words: str) -> None:
         print(f"Open {link}")
         show(link)
         return
-    command = asked(lambda: ui_command(chosen.store, chosen.port))
+    server = asked(lambda: server_of(chosen.store, chosen.port))
     print(f"Open {link}", flush=True)
     with suppress(KeyboardInterrupt):
-        serve(command, link)
+        serve(*server, link)
 
 
 def doctor(chosen: Doctor, _words: str) -> None:

@@ -7,28 +7,28 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from urllib.error import URLError
 from urllib.request import urlopen
 
-_QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # processes for language-model apps
 _PATIENCE = 0.5  # seconds between two looks at whether the server answers
 
 
-def serve(command: Sequence[str], link: str) -> None:
+def serve(command: Sequence[str], environment: Mapping[str, str], link: str) -> None:
     """Runs the server and opens the link as soon as it answers.
 
     Args:
         command: of the server.
+        environment: of the server, beside this process' own.
         link: address of a page on it.
 
     Raises:
         RuntimeError: the server ended by itself.
     """
     # The server starts processes of its own; in a session of theirs, all are stopped together.
-    environment = os.environ | _QUIET
-    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
+    whole = os.environ | dict(environment)
+    with subprocess.Popen(command, env=whole, start_new_session=True) as server:
         try:
             if has_screen():
                 _open_when_up(server, link)

@@ -3,18 +3,28 @@ from pathlib import Path
 
 import pytest
 
-from reports.ui import directions, page_of, runs_link, ui_command
+from reports.ui import directions, page_of, runs_link, server_of
 
 
 def test_the_server_is_this_pythons_mlflow_on_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert ui_command(tmp_path, port=5001) == [
+    server = server_of(tmp_path, port=5001)
+    assert server.command == [
         *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"),
         *("--host", "127.0.0.1", "--port", "5001", "--workers", "1"),
     ]
+    assert server.environment["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_databases_password_is_not_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db/runs")
+    server = server_of(tmp_path)
+    assert "secret" not in " ".join(server.command)
+    assert server.environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@db/runs"
 
 
 def test_a_server_of_the_users_own_is_not_served_again(
@@ -22,7 +32,7 @@ def test_a_server_of_the_users_own_is_not_served_again(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example")
     with pytest.raises(ValueError, match="that server has its own page"):
-        ui_command(tmp_path)
+        server_of(tmp_path)
 
 
 def test_the_link_lands_on_the_table_of_runs() -> None:

@@ -15,6 +15,7 @@ import pytest
 import dpclip.cli.looking
 import dpclip.cli.serving
 from reports.tracking import open_experiment, start_sweep
+from reports.ui import Server
 
 Call = Callable[..., Any]
 
@@ -37,8 +38,8 @@ def test_a_server_that_ends_by_itself_is_a_failure(
     call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (store / "task").write_text("tiny\n")
-    ends = [sys.executable, "-c", "raise SystemExit(7)"]
-    monkeypatch.setattr(dpclip.cli.looking, "ui_command", lambda _store, _port: ends)
+    ends = Server([sys.executable, "-c", "raise SystemExit(7)"], {})
+    monkeypatch.setattr(dpclip.cli.looking, "server_of", lambda _store, _port: ends)
     monkeypatch.setattr(dpclip.cli.serving, "has_screen", lambda: False)
     ended = call("ui", "--store", str(store))
     assert ended.code == 1
@@ -135,7 +136,7 @@ def answers(port: int) -> bool:
 
 
 def of_store(store: Path) -> list[str]:
-    """The command lines of all processes that serve the store."""
+    """The command lines of all processes that serve the store, or were told of it."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

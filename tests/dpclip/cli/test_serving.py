@@ -59,7 +59,8 @@ def test_the_page_opens_when_the_server_answers(
     )
     link = f"http://127.0.0.1:{port}/#/experiments/1"
     with pytest.raises(RuntimeError, match="ended with exit code 7"):
-        serve([sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}"], link)
+        code = f"import os; os.chdir(os.environ['FOLDER']); {code}"
+        serve([sys.executable, "-c", code], {"FOLDER": str(tmp_path)}, link)
     assert opened == ([link] if name else [])
 
 
@@ -68,7 +69,7 @@ def test_a_server_that_never_answers_opens_nothing(
 ) -> None:
     screen("DISPLAY")
     with pytest.raises(RuntimeError, match="exit code 3"):
-        serve([sys.executable, "-c", "raise SystemExit(3)"], f"http://127.0.0.1:{free_port()}/")
+        serve([sys.executable, "-c", "raise SystemExit(3)"], {}, f"http://127.0.0.1:{free_port()}/")
     assert opened == []
 
 
@@ -87,5 +88,5 @@ def test_an_interruption_stops_the_server(
 
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        serve([sys.executable, "-c", "import time; time.sleep(60)"], "http://127.0.0.1/")
+        serve([sys.executable, "-c", "import time; time.sleep(60)"], {}, "http://127.0.0.1/")
     assert started[0].returncode == -signal.SIGTERM
