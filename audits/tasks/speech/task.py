@@ -91,7 +91,7 @@ def task(
         batch_size=16,
         epochs=8,
         lr=4e-3,
-        lrs=(2e-3, 4e-3, 8e-3),
+        lrs=(5e-4, 1e-3, 2e-3, 4e-3),
         families={
             name: Family(
                 _recorded(recipe(corpus), record), record_losses, references, errors=record_errors
