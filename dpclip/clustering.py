@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpclip.types import Grouping, GroupingFacts, Members, Stream
+from dpclip.whole_numbers import check_count
 
 _TOGETHER = (
     "clusters are formed from the whole batch, so one record that leaves may move all others to "
@@ -42,10 +43,8 @@ def clusters(
         )
     number = k if k is not None else per
     assert number is not None
-    if number < 1:
-        raise ValueError(
-            f"clusters({'k' if per is None else 'per'}={number}): expected at least 1."
-        )
+    what = "clusters" if per is None else "samples per cluster"
+    check_count(f"clusters({'k' if per is None else 'per'}", number, what)
 
     def assign(members: Members) -> Tensor:
         if members.features is None:  # drawn, but not seen by the model yet
@@ -110,7 +109,7 @@ def lloyd(features: Tensor, k: int, stream: Stream) -> Tensor:
     for i, draw in enumerate(draws):  # in proportion to the squared distance from those before
         reached = nearest.cumsum(0)
         index = torch.searchsorted(reached, (draw * reached[-1])[None], right=True)
-        centres[i] = features[index.clamp(max=len(features) - 1)[0]]
+        centres[i] = features.index_select(0, index.clamp(max=len(features) - 1))[0]
         distance = (features - centres[i]).square().sum(1)
         nearest = distance if i == 0 else torch.minimum(nearest, distance)
     for _ in range(_ROUNDS):

@@ -455,7 +455,10 @@ class Engine:
         self.extras.released(grads)
         if self.pacer is not None:
             samples = self._step.samples
-            if not self.pacer.take(grads, self._step.divisor, samples, rate):
+            counted = self.yielded.divisor is None or self.weighting.needs == "rows"
+            # A count is 1 at least, so that one may divide by it, also where there was nothing.
+            divisor = 0.0 if counted and not samples else self._step.divisor
+            if not self.pacer.take(grads, divisor, samples, rate):
                 self._sums.drop()
         state = self.weighting.finish(self.state, self.mechanism.stream)
         self.last = self._step.seen

@@ -28,7 +28,15 @@ class Features:
         self._axis, self._active = axis, active
         self._output: Any = None
         self._slots: Tensor | None = None
-        self._handle = module.register_forward_hook(self._look)
+        self._handles = (
+            model.register_forward_pre_hook(self._forget),
+            module.register_forward_hook(self._look),
+        )
+
+    def _forget(self, _module: nn.Module, _args: Any) -> None:
+        # Features of an earlier forward must not pass for those of one that skips the module.
+        if self._active():
+            self._output = self._slots = None
 
     def _look(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self._active():
@@ -67,8 +75,9 @@ class Features:
         return output.movedim(axis, 0).reshape(rows, -1)
 
     def close(self) -> None:
-        """Removes the hook."""
-        self._handle.remove()
+        """Removes the hooks."""
+        for handle in self._handles:
+            handle.remove()
 
 
 def _found(model: nn.Module, which: str | nn.Module) -> tuple[nn.Module, str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dpclip.types import State, Stats, Stream, Weighting, WeightingFacts
+from dpclip.whole_numbers import check_count
 
 _WHY = "what becomes of a group depends on the other groups and on earlier batches"
 
@@ -56,11 +57,11 @@ def dynamic(shortest: int = 3, longest: int = 5, window: int = 3) -> Dynamic:
     Raises:
         ValueError: bounds that are none.
     """
-    if not (1 <= shortest <= longest and window >= 1):
-        raise ValueError(
-            f"dynamic(shortest={shortest}, longest={longest}, window={window}): expected "
-            "1 <= shortest <= longest and window >= 1."
-        )
+    check_count("dynamic(shortest", shortest, "gradients")
+    check_count("dynamic(longest", longest, "gradients")
+    check_count("dynamic(window", window, "losses")
+    if shortest > longest:
+        raise ValueError(f"dynamic({shortest=}, {longest=}): expected shortest <= longest.")
     return Dynamic(shortest, longest, window)
 
 
@@ -183,7 +184,7 @@ def _check(rho: float, length: int | Dynamic, eps: float) -> None:
     """Raises ValueError for numbers that make no queue."""
     if not (math.isfinite(rho) and rho >= 1):
         raise ValueError(f"scarcity(rho={rho}): expected a finite number >= 1, the largest weight.")
-    if isinstance(length, int) and length < 1:
-        raise ValueError(f"scarcity(length={length}): expected at least 1 gradient in the queue.")
+    if not isinstance(length, Dynamic):
+        check_count("scarcity(length", length, "gradients in the queue")
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"scarcity(eps={eps}): expected a positive finite number.")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dpclip.types import Divisor, Grouping, GroupingFacts, Members
+from dpclip.whole_numbers import check_count
 
 _SHIFTS = (
     "groups are formed by position in the batch, so one record that leaves shifts all behind it"
@@ -42,8 +43,7 @@ def micro_batches(size: int, slots: Literal["position", "random"] = "position") 
     Raises:
         ValueError: size < 1 or an unknown word for slots.
     """
-    if size < 1:
-        raise ValueError(f"micro_batches(size={size}): expected at least 1 sample per micro-batch.")
+    check_count("micro_batches(size", size, "samples per micro-batch")
     if slots == "position":
         return Grouping(
             label=f"micro_batches({size})",
@@ -80,8 +80,8 @@ def per_core(
     Raises:
         ValueError: cores < 1 or an unknown word for slots.
     """
-    if cores is not None and cores < 1:
-        raise ValueError(f"per_core(cores={cores}): expected at least 1 core.")
+    if cores is not None:
+        check_count("per_core(cores", cores, "cores")
     count = dist.get_world_size if cores is None else lambda: cores
     given = "" if cores is None else str(cores)
     if slots == "position":

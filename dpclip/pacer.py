@@ -14,6 +14,8 @@ from dpclip.parts.part import accumulated
 from dpclip.types import Pacing, Stream
 
 _REMEMBERED = 50  # rewards of a layer
+_STILL = 20  # increments after which a layer that was to be watched should have moved
+_AT_ONCE = 1 << 20  # numbers of a gradient that are widened together
 
 
 class Paced(NamedTuple):
@@ -90,6 +92,7 @@ class Pacer:
     def _start(self) -> None:
         self._sum: list[Tensor] = []
         self._divisor = self._samples = 0.0
+        self._increments = 0
         self._angles: list[float] = []
         self._layer: str | None = None
 
@@ -105,16 +108,17 @@ class Pacer:
 
         Args:
             grads: L gradients, which were divided by `divisor`; written to if True is returned.
-            divisor: D.
+            divisor: D; 0 for an increment of nothing, where D is not public.
             samples: that they are of.
             rate: q, with which these were drawn; q N counts then, since it is public. None if
                 they were not drawn by Poisson sampling.
 
         Raises:
-            ValueError: a gradient that is not finite.
+            ValueError: the watched layer's gradient is not finite.
+            RuntimeError: the layer that was to be watched does not move.
         """
-        samples = samples if rate is None else rate * self._records
-        self._add([g.to(accumulated(g.dtype)) * divisor for g in grads])
+        samples = samples if rate is None else _expected(rate, self._records)
+        self._add(grads, divisor)
         self._divisor += divisor if self._mean else 0.0
         self._samples += samples
         self._seen += samples
@@ -124,30 +128,41 @@ class Pacer:
         discarded = bool(self._angles) and self.rule.discards(self._angles[-1])
         if not discarded:
             for grad, total in zip(grads, self._sum, strict=True):
-                grad.copy_(total / self._divisor if self._mean else total)
+                grad.copy_(total / (self._divisor or 1.0) if self._mean else total)
         self._complete.append(Paced(self._samples, tuple(self._angles), self._layer, discarded))
         self._reward()
         self._start()
         return not discarded
 
-    def _add(self, increment: list[Tensor]) -> None:
+    def _add(self, grads: Sequence[Tensor], divisor: float) -> None:
         """Adds to the sum, and takes the angle that the watched layer turns by."""
         if not self._sum:
-            self._sum = [torch.zeros_like(part) for part in increment]
+            self._sum = [torch.zeros_like(g, dtype=accumulated(g.dtype)) for g in grads]
         if self._layer is not None:
             watched = self._layers[self._layer]
-            before = torch.cat([self._sum[i].flatten().double() for i in watched])
-            after = before + torch.cat([increment[i].flatten().double() for i in watched])
-            self._angles.append(angle(before, after))
-        torch._foreach_add_(self._sum, increment)
+            sums, added = [self._sum[i] for i in watched], [grads[i] for i in watched]
+            if (turned := turn(sums, added, divisor)) is not None:
+                self._angles.append(turned)
+        torch._foreach_add_(self._sum, list(grads), alpha=divisor)
+        self._increments += 1
         if self._layer is None:
             self._layer = self._drawn()
 
     def _drawn(self) -> str | None:
-        """Returns a layer to watch, of those whose sum has a direction; None if none has."""
+        """Returns a layer to watch, of those whose sum has a direction; None if none has.
+
+        Raises:
+            RuntimeError: the user's own has none, others have.
+        """
         moved = torch.stack([part.any() for part in self._sum]).tolist()
         known = [name for name, held in self._layers.items() if any(moved[i] for i in held)]
         if not known:
+            if self.rule.cap is None and self._increments >= _STILL and any(moved):
+                raise RuntimeError(
+                    f"by_angle(monitor={self.rule.monitor!r}): the gradient of this layer was zero "
+                    f"in {self._increments} increments, so it has no angle and no update would "
+                    "ever be complete. Name a layer that learns, or none, or give a cap."
+                )
             return None
         means = [sum(self._rewards[name]) / len(self._rewards[name]) for name in known]
         reached = torch.softmax(torch.tensor(means, dtype=torch.float64), 0).cumsum(0)
@@ -166,6 +181,7 @@ class Pacer:
             "sum": [part.clone() for part in self._sum],
             "divisor": self._divisor,
             "samples": self._samples,
+            "increments": self._increments,
             "angles": list(self._angles),
             "layer": self._layer,
             "rewards": {layer: list(rewards) for layer, rewards in self._rewards.items()},
@@ -173,8 +189,8 @@ class Pacer:
             "complete": [tuple(paced) for paced in self._complete],
         }
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        """Continues from `state()`.
+    def check(self, state: dict[str, Any]) -> None:
+        """Looks at a `state()` before anything is changed.
 
         Raises:
             ValueError: it is of a model with other layers.
@@ -184,8 +200,12 @@ class Pacer:
                 f"The state has angles of the layers {', '.join(state['rewards'])}, the model has "
                 f"{', '.join(self._layers)}. Load it for the model that it was saved of."
             )
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Continues from a `state()` that was checked."""
         self._sum = [part.clone() for part in state["sum"]]
         self._divisor, self._samples = float(state["divisor"]), float(state["samples"])
+        self._increments = int(state["increments"])
         self._angles, self._layer = list(state["angles"]), state["layer"]
         self._rewards = {layer: list(state["rewards"][layer]) for layer in self._layers}
         self._seen = float(state["seen"])
@@ -213,17 +233,40 @@ def layers_of(names: Sequence[str], monitor: str | None) -> dict[str, list[int]]
     return layers
 
 
-def angle(a: Tensor, b: Tensor) -> float:
-    """Returns the angle between two vectors [n] in degrees; 90 if one of them is zero.
+def turn(sums: Sequence[Tensor], added: Sequence[Tensor], scale: float = 1.0) -> float | None:
+    """Returns by how many degrees a vector turns when another is added to it.
+
+    It is 90 if the vector was zero or becomes it, and None if the other is zero.
+
+    Args:
+        sums: the vector, in parts of any shapes.
+        added: the other, in parts of the same shapes.
+        scale: what `added` is multiplied by.
 
     Raises:
         ValueError: numbers that are not finite.
     """
-    lengths = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
-    cosine = float(torch.where(lengths == 0, 0.0, a @ b / lengths))
-    if not math.isfinite(cosine):
+    products = torch.zeros(4, dtype=torch.float64, device=sums[0].device)
+    for whole, other in zip(sums, added, strict=True):
+        pieces = (part.flatten().split(_AT_ONCE) for part in (whole, other))
+        for a, g in zip(*pieces, strict=True):
+            before, more = a.double(), g.double()
+            after = before.add(more, alpha=scale)
+            products += torch.stack([before @ before, after @ after, before @ after, more @ more])
+    aa, bb, ab, gg = products.tolist()
+    if not (math.isfinite(aa) and math.isfinite(bb)):
         raise ValueError(
             "The gradient that was added up is not finite, so it has no direction. Lower the "
             "learning rate, or clip the groups."
         )
+    if gg == 0:
+        return None
+    cosine = ab / math.sqrt(aa * bb) if aa * bb > 0 else 0.0
     return math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
+
+
+def _expected(rate: float, records: int) -> float:
+    """Returns q N, as the whole number that it is for a batch size: 12 and not 11.99... fill 12."""
+    expected = rate * records
+    whole = round(expected)
+    return float(whole) if math.isclose(expected, whole, rel_tol=1e-9) else expected

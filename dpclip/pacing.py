@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from dpclip.types import Pacing
+from dpclip.whole_numbers import check_count
 
 
 def by_angle(
@@ -31,7 +32,9 @@ def by_angle(
     If the last angle is above 90 / alpha degrees, the sum is thrown away instead and weights and
     optimizer stay as they are, as in the authors' code. Angles are taken on one layer (a module
     with its own parameters), drawn anew for each sum: p(layer) = softmax of the mean of its last
-    50 rewards, (max a - min a) / max a of a sum, the first of which is 1.
+    50 rewards, (max a - min a) / max a of a sum, the first of which is 1. An increment that leaves
+    that layer's sum where it was (an empty batch of Poisson sampling, an embedding whose words did
+    not occur) has no angle.
 
     For orthogonal increments of equal length a_k is atan(1 / sqrt(k - 1)): it falls by averaging
     alone, so without a cap the sum may become large. The decision needs the angle, so the step
@@ -51,25 +54,28 @@ def by_angle(
         # rate(engine.pace.samples))
 
     How many updates there will be is not known beforehand, so a schedule with an end goes by
-    sample: its end is epochs * N. `checkpoints.save(extra=scheduler.state_dict())` keeps it.
+    sample: its end is epochs * len(loader) * batch_size under Poisson sampling, where every batch
+    counts as an expected one, and epochs * N otherwise.
+    `checkpoints.save(extra=scheduler.state_dict())` keeps it.
 
     `engine.pace` has sizes and angles. The sum takes the memory of one more gradient; a checkpoint
-    holds it, and them.
+    holds it, and them. What is under way when training ends is never used, and with noise it was
+    paid for.
 
     Args:
         alpha: fluctuation that is noticed, >= 1.
         patience: angles that are no new minimum, >= 1.
         cap: samples; None for no limit.
         monitor: the layer whose angle is taken, by the beginning of its parameters' names ("" for
-            the whole model); None draws one.
+            the whole model); None draws one. A step raises RuntimeError if this layer's gradient
+            stays zero while that of others does not, as nothing would ever be complete.
 
     Raises:
         ValueError: an argument outside its range.
     """
     if not (math.isfinite(alpha) and alpha >= 1):
         raise ValueError(f"by_angle(alpha={alpha}): expected a finite number >= 1.")
-    if patience < 1:
-        raise ValueError(f"by_angle(patience={patience}): expected at least 1.")
+    check_count("by_angle(patience", patience, "angles")
     if cap is not None and not cap > 0:
         raise ValueError(f"by_angle(cap={cap}): expected a positive number of samples, or None.")
 

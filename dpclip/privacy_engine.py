@@ -539,6 +539,8 @@ class PrivacyEngine:
                 f"The state is of a run with{'' if 'pacing' in state else 'out'} pacing, this one "
                 "is another. Call make_private(pacing=...) alike."
             )
+        if engine.pacer is not None:
+            engine.pacer.check(state["pacing"])
         following = int(state["position"]["batch"])
         engine.go_on(int(state["steps"]), dict(state["weighting"]), following, state["shared"])
         if engine.pacer is not None:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("dpclip", "canaries", "audits", "reports")
 # Inside dpclip, each name may import those before it; names of one tuple do not import each other.
 LAYERS = (
-    ("types", "limits"),
+    ("types", "limits", "whole_numbers"),
     ("grouping", "weighting", "noise", "streams", "groups", "pieces", "ranks", "precision"),
     ("clustering", "grad_queue", "pacing", "features"),
     ("sensitivity", "promises", "draws", "parts", "diagnostics", "wrapped", "witness", "secure"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpclip import clip, clip_to_min, clusters
 from dpclip.clustering import grouped, lloyd
@@ -49,6 +52,12 @@ def test_the_way_for_gpus_is_as_good_as_scikit_learn():
         [KMeans(8, n_init=1, random_state=s).fit(x.numpy()).inertia_ for s in range(9)]
     )
     assert mine < 1.05 * theirs
+
+
+def test_the_way_for_gpus_waits_for_nothing():
+    """Tensors without values cannot be asked for one."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert lloyd(torch.randn(30, 4), 5, _stream()).shape == (30,)
 
 
 def test_same_seed_same_clusters():
@@ -223,3 +232,37 @@ def test_a_part_of_a_batch(kit):
     x, y = next(iter(trained.loader))
     with pytest.raises(RuntimeError, match="Pass the whole batch"):
         kit.mean_loss(trained.model(x[:2]), y[:2]).backward()
+
+
+def test_features_of_an_earlier_forward_are_not_taken_for_this_ones(kit):
+    """A module that runs now and then: batches are of one length, so the rows would fit."""
+
+    class Sometimes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.seen, self.runs = kit.Mlp(), torch.nn.Identity(), True
+
+        def forward(self, x):
+            out = self.body(x)
+            return self.seen(out) if self.runs else out
+
+    trained = kit.private(
+        Sometimes(),
+        kit.vectors(),
+        weighting=clip(1.0),
+        grouping=clusters(2, features="seen"),
+        poisson_sampling=False,
+    )
+    (x, y), (more, others) = itertools.islice(trained.loader, 2)
+    kit.mean_loss(trained.model(x), y).backward()
+    trained.optimizer.step()
+    trained.model.runs = False
+    with pytest.raises(RuntimeError, match="did not run in this forward"):
+        kit.mean_loss(trained.model(more), others).backward()
+
+
+@pytest.mark.parametrize("wrong", [0, 2.5, True, float("nan")])
+def test_numbers_of_clusters_that_are_none(wrong):
+    for name in ("k", "per"):
+        with pytest.raises(ValueError, match=rf"clusters\({name}=.*expected a whole number"):
+            clusters(**{name: wrong}, features="x")

@@ -218,9 +218,12 @@ def test_what_is_refused(kit):
         lambda: scarcity(rho=0.9),
         lambda: scarcity(rho=math.nan),
         lambda: scarcity(length=0),
+        lambda: scarcity(length=3.0),
+        lambda: scarcity(length=True),
         lambda: scarcity(eps=0.0),
         lambda: dynamic(shortest=4, longest=3),
         lambda: dynamic(window=0),
+        lambda: dynamic(longest=4.5),
     ):
         with pytest.raises(ValueError, match="expected"):
             wrong()

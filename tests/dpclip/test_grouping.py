@@ -56,8 +56,10 @@ def test_public_constants():
     "wrong",
     [
         lambda: micro_batches(0),
+        lambda: micro_batches(2.5),
         lambda: micro_batches(2, slots="fixed"),
         lambda: per_core(0),
+        lambda: per_core(2.0),
         lambda: per_core(2, slots="random"),
         lambda: by_key(str, unit="speaker"),
     ],

@@ -16,15 +16,20 @@ from dpclip import (
     Checkpoints,
     PrivacyEngine,
     by_angle,
+    chain,
     clip,
+    clip_to_min,
     micro_batches,
+    normalize,
     per_core,
+    per_layer,
     per_sample,
+    quantile,
     scarcity,
     step_budget,
     uniform,
 )
-from dpclip.pacer import Paced, Pacer, angle, layers_of
+from dpclip.pacer import Paced, Pacer, layers_of, turn
 from dpclip.refusals import check_pacing
 from dpclip.streams import Seeded
 
@@ -84,7 +89,8 @@ def test_mean_size_grows_with_alpha():
 
 
 def test_what_is_refused(kit):
-    for wrong in ({"alpha": 0.9}, {"alpha": math.nan}, {"patience": 0}, {"cap": 0}):
+    some = ({"alpha": 0.9}, {"alpha": math.nan}, {"patience": 0}, {"cap": 0})
+    for wrong in (*some, {"patience": 1.5}, {"patience": math.nan}, {"patience": True}):
         with pytest.raises(ValueError, match="expected"):
             by_angle(**wrong)
     for angles in ([math.nan], [181.0], [-1.0]):
@@ -100,6 +106,13 @@ def test_what_is_refused(kit):
 # ---- the sum -----------------------------------------------------------------------------------
 
 
+def _divisor(grouping, weighting, rows: int) -> float:
+    """D of a batch that did not come by Poisson sampling: its groups, or samples for a queue."""
+    if weighting.needs == "rows" or grouping.kind == "sample":
+        return rows
+    return math.ceil(rows / 3) if grouping.kind == "microbatch" else float(grouping.label[-2])
+
+
 def test_angles_are_of_the_watched_layer():
     pacer = _pacer(by_angle(alpha=5.0, monitor="layer1"))
     pacer.take([torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])], 1.0, 1.0, None)
@@ -109,9 +122,26 @@ def test_angles_are_of_the_watched_layer():
     assert layers_of(names, None) == {"embed": [0], "body.0": [1, 2], "body.1": [3], "scale": [4]}
     assert layers_of(names, "body") == {"body": [1, 2, 3]}
     assert layers_of(names, "") == {"": [0, 1, 2, 3, 4]}
-    assert angle(torch.tensor([0.0]), torch.tensor([1.0])) == 90.0
-    with pytest.raises(ValueError, match="is not finite"):
-        angle(torch.tensor([math.nan]), torch.tensor([1.0]))
+
+
+def test_the_angle_between_a_sum_before_and_after():
+    """Over all parts together, in float64, and the same in pieces as at once."""
+    east, north, west = (torch.tensor(v) for v in ([2.0, 0.0], [0.0, 2.0], [-2.0, 0.0]))
+    assert turn([east], [north]) == pytest.approx(45.0)
+    assert turn([east], [north], 10.0) == pytest.approx(math.degrees(math.atan(10)))
+    assert turn([east], [west], 2.0) == 180.0
+    assert turn([east], [west]) == turn([torch.zeros(2)], [north]) == 90.0
+    assert turn([east], [torch.zeros(2)]) is None
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(3, 5), (), (1 << 20,), (700, 1600)]
+    sums, added = ([torch.randn(s, generator=draw) for s in shapes] for _ in range(2))
+    a, g = (torch.cat([part.flatten() for part in parts]).double() for parts in (sums, added))
+    b = a + 0.3 * g
+    wanted = math.degrees(math.acos(float(a @ b / (a.norm() * b.norm()))))
+    assert turn(sums, added, 0.3) == pytest.approx(wanted, rel=1e-9)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="is not finite"):
+            turn([east], [torch.tensor([bad, 0.0])])
 
 
 def test_layers_are_drawn_by_their_rewards():
@@ -150,6 +180,89 @@ def test_a_layer_without_a_gradient_is_not_watched():
     assert not pacer.take([torch.zeros(2), torch.zeros(3)], 1.0, 1.0, None)
     assert pacer.take([torch.zeros(2), torch.zeros(3)], 1.0, 1.0, None)
     assert pacer.pace.complete == (Paced(2.0, (), None, False),)
+
+
+def test_an_increment_that_moves_nothing_has_no_angle():
+    """Nor does it end a sum, which an angle of zero would after the next increment."""
+    pacer = _pacer(by_angle(monitor=""), count=1)
+    rows = [torch.tensor(v) for v in ([1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0])]
+    for row in rows:
+        assert not pacer.take([row], 1.0, 1.0, None)
+    wanted = [45.0, 45.0 - math.degrees(math.atan(1 / 2))]
+    assert pacer.pace.angles == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("grouping", "weighting", "counts"),
+    [
+        (per_core(1), uniform(), False),
+        (per_sample(), scarcity(), False),
+        (per_sample(), clip(1.0), True),
+    ],
+    ids=["groups by position", "a queue", "an expected number"],
+)
+def test_empty_batches(kit, grouping, weighting, counts):
+    """They count in the mean where D is an expected number, and not where it is an actual one."""
+    how = {"weighting": weighting, "grouping": grouping, "batch_size": 1, "lr": 0.0}
+    data = kit.vectors()
+    plain = kit.private(kit.Mlp(), data, **how)
+    paced = kit.private(copy.deepcopy(plain.twin.model), data, pacing=by_angle(cap=8), **how)
+    sizes, under_way, empty = [], [], 0
+    for (x, y), (again, _) in zip(plain.loader, paced.loader, strict=True):
+        assert torch.equal(x, again)
+        sizes.append(int(plain.inner.yielded.piece.real.sum()))  # beside padding
+        for each in (plain, paced):
+            each.optimizer.zero_grad()
+            kit.mean_loss(each.model(x), y).backward()
+        if sizes[-1]:
+            d = _divisor(grouping, weighting, sizes[-1]) if not counts else 1.0
+            under_way.append((d, [p.grad * d for p in plain.model.parameters()]))
+        empty += not sizes[-1]
+        complete = len(paced.engine.pace.complete)
+        for each in (plain, paced):
+            each.optimizer.step()
+        if len(paced.engine.pace.complete) > complete:
+            last = paced.engine.pace.complete[-1]
+            assert len(last.angles) == max(0, len(under_way) - 1)
+            if paced.engine.updated and under_way:
+                whole = sum(d for d, _ in under_way) + counts * empty
+                sums = [sum(parts) for parts in zip(*(g for _, g in under_way), strict=True)]
+                kit.close(
+                    [p.grad for p in paced.model.parameters()], [g / whole for g in sums], 1e-9
+                )
+            under_way, empty = [], 0
+    assert sizes.count(0) >= 5 and len(paced.engine.pace.complete) >= 5
+    assert paced.engine.pace.samples == len(sizes)  # each counts as its expected sample
+
+
+@pytest.mark.parametrize("records", [49, 50, 98, 103])
+def test_the_cap_is_reached_by_as_many_increments_as_fill_it(records):
+    """4 / 49 * 49 is a little less than 4."""
+    names = ["layer.weight"]
+    stream = Seeded(np.random.SeedSequence(0))
+    pacer = Pacer(by_angle(cap=12), names, stream, mean=True, records=records)
+    rows = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.1]), torch.tensor([0.0, 0.1])]
+    assert [pacer.take([g], 4.0, 4.0, 4 / records) for g in rows] == [False, False, True]
+    assert pacer.pace.sizes == [12.0]
+
+
+def test_a_named_layer_that_does_not_learn():
+    """Nothing would be complete. With a cap it is, and where nothing learns all may wait."""
+    still = [torch.zeros(2), torch.ones(3)]
+    pacer = _pacer(by_angle(monitor="layer0"))
+    with pytest.raises(RuntimeError, match="of this layer was zero in 20 increments"):
+        for _ in range(40):
+            assert not pacer.take([g.clone() for g in still], 1.0, 1.0, None)
+    assert pacer.pace.samples == 19.0
+    again = _pacer(by_angle(monitor="layer0"))
+    again.go_on(pacer.state())
+    with pytest.raises(RuntimeError, match="in 21 increments"):
+        again.take([g.clone() for g in still], 1.0, 1.0, None)
+    pacer = _pacer(by_angle(monitor="layer0", cap=50))
+    assert sum(pacer.take([g.clone() for g in still], 1.0, 1.0, None) for _ in range(100)) == 2
+    pacer = _pacer(by_angle(monitor="layer0"))
+    for _ in range(40):
+        pacer.take([torch.zeros(2), torch.zeros(3)], 1.0, 1.0, None)
 
 
 def test_the_mean_is_over_samples_and_the_sum_a_sum():
@@ -290,26 +403,58 @@ def test_a_sum_that_is_thrown_away_changes_nothing(kit):
         engine.doctor()
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(
     "grouping", [per_sample(), micro_batches(3), per_core(2)], ids=lambda g: g.label
 )
-def test_every_weighting_joins_in(kit, grouping):
-    """With no angle to decide on, two batches of 4 are one of 8, also for the Grad Queue."""
-    trained = kit.private(
-        kit.Mlp(),
-        kit.vectors(),
-        weighting=scarcity(length=1),
-        grouping=grouping,
-        pacing=by_angle(cap=8),
-        poisson_sampling=False,
-        batch_size=4,
-        lr=0.1,
-    )
-    for number, (x, y) in enumerate(trained.loader):
-        kit.mean_loss(trained.model(x), y).backward()
-        trained.optimizer.step()
-        assert trained.engine.updated == (number % 2 == 1)
-        assert "queue.0" in trained.inner.state
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        uniform(),
+        clip(0.2),
+        clip_to_min(),
+        normalize(0.1, radius=0.5),
+        per_layer(clip(0.1)),
+        quantile(0.5, count_noise=0.1),
+        scarcity(length=1),
+        chain(clip(0.2), scarcity(length=2)),
+    ],
+    ids=lambda rule: rule.label,
+)
+def test_every_weighting_joins_in(kit, weighting, grouping, reduction):
+    """An update is the mean, by D, of what the steps would have been; or their sum."""
+    how = {"weighting": weighting, "grouping": grouping, "reduction": reduction, "lr": 0.0}
+    how |= {"poisson_sampling": False, "batch_size": 7}  # ragged: 7, 7, 7, 3
+    data = kit.vectors(24)
+    plain = kit.private(kit.Mlp(), data, **how)
+    paced = kit.private(copy.deepcopy(plain.twin.model), data, pacing=by_angle(cap=20), **how)
+    loss = kit.mean_loss if reduction == "mean" else kit.sum_loss
+    compared, under_way = 0, []
+    for _ in range(5):
+        for (x, y), (again, _) in zip(plain.loader, paced.loader, strict=True):
+            assert torch.equal(x, again)
+            for each in (plain, paced):
+                each.optimizer.zero_grad()
+                loss(each.model(x), y).backward()
+            plain_grads = [p.grad.clone() for p in plain.model.parameters()]
+            under_way.append((plain_grads, _divisor(grouping, weighting, len(x))))
+            complete = len(paced.engine.pace.complete)
+            for each in (plain, paced):
+                each.optimizer.step()
+            if len(paced.engine.pace.complete) == complete:
+                assert not paced.engine.updated
+                continue
+            if paced.engine.updated:
+                d = [d if reduction == "mean" else 1.0 for _, d in under_way]
+                whole = sum(d) if reduction == "mean" else 1.0
+                wanted = [
+                    sum(g * by for g, by in zip(grads, d, strict=True)) / whole
+                    for grads in zip(*(grads for grads, _ in under_way), strict=True)
+                ]
+                kit.close([p.grad for p in paced.model.parameters()], wanted, 1e-9)
+                compared += 1
+            under_way = []
+    assert compared >= 3
 
 
 def test_batches_of_another_loader(kit):
@@ -524,6 +669,23 @@ def test_states_of_other_pacings_are_refused(kit):
         other.load_state_dict(paced.state_dict())
 
 
+def test_a_state_that_is_refused_changes_nothing(kit):
+    how = {"noise_multiplier": 1.0, "max_grad_norm": 0.5}
+    first, second = (
+        kit.private(kit.Mlp(), kit.vectors(), pacing=by_angle(monitor=name), **how).engine
+        for name in ("layers.0", "layers.2")
+    )
+    run = kit.private(kit.Mlp(), kit.vectors(), pacing=by_angle(monitor="layers.0"), **how)
+    for x, y in run.loader:
+        kit.mean_loss(run.model(x), y).backward()
+        run.optimizer.step()
+    with pytest.raises(ValueError, match="angles of the layers"):
+        second.load_state_dict(run.engine.state_dict())
+    assert second.steps == 0 and second.pace.samples == 0
+    first.load_state_dict(run.engine.state_dict())
+    assert first.pace == run.engine.pace and first.steps == 5
+
+
 def test_schedule_by_update(kit):
     """The lines of the docstring: one step of the schedule for each update."""
     trained = kit.private(
@@ -537,3 +699,30 @@ def test_schedule_by_update(kit):
             schedule.step()
     assert trained.optimizer.param_groups[0]["lr"] == 0.5 * 0.5**trained.engine.pace.updates
     assert trained.engine.pace.updates >= 2
+
+
+@pytest.mark.parametrize("poisson", [True, False])
+def test_schedule_by_sample(kit, poisson):
+    """The other lines of the docstring: what is left when the rate has reached zero is nothing."""
+    epochs, n = 3, 40
+    trained = kit.private(
+        kit.Mlp(),
+        kit.vectors(n),
+        weighting=uniform(),
+        pacing=by_angle(),
+        batch_size=15,
+        poisson_sampling=poisson,
+    )
+    end = epochs * len(trained.loader) * 15 if poisson else epochs * n
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        trained.optimizer, lambda _: 1 - trained.engine.pace.samples / end
+    )
+    rates = []
+    for _ in range(epochs):
+        for x, y in trained.loader:
+            kit.mean_loss(trained.model(x), y).backward()
+            trained.optimizer.step()
+            schedule.step()
+            rates += schedule.get_last_lr()
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-12) and rates[-2] > 0
