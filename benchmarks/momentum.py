@@ -46,7 +46,7 @@ def reuters() -> Task:
 @cache
 def digits() -> Task:
     """Returns the task digits, whose optimizer is SGD with momentum .9, with a finer grid."""
-    rates = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+    rates = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
     return dataclasses.replace(_own("digits"), lrs=rates)
 
 
