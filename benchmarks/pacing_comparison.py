@@ -28,6 +28,7 @@ from benchmarks.paired import compared
 from benchmarks.paired_runs import mean
 from dpclip.cli import main as dpclip
 from reports import Row, read
+from reports.intervals import over_seeds
 from reports.rows import number
 
 
@@ -107,10 +108,22 @@ def compare(given: argparse.Namespace, alpha: str) -> str:
     known = [m for m in given.measures.split(",") if all(m in row for row in [*paced, *fixed])]
     label = f"batches of {batch}"
     table = compared({label: fixed, f"angle {alpha}": paced}, label, known)
-    early, late = np.mean(sizes_of(given.store / name), axis=0)
+    return f"{table}\n\n{growth(sizes_of(given.store / name))}"
+
+
+def growth(sizes: Sequence[Sizes]) -> str:
+    """Returns a sentence on whether updates grow during the training.
+
+    Args:
+        sizes: of each run.
+    """
+    early, late, grown = (
+        over_seeds(values)
+        for values in zip(*((at.early, at.late, at.late - at.early) for at in sizes), strict=True)
+    )
     return (
-        f"{table}\n\nSamples of an update: {early:.0f} in the first third of the samples, "
-        f"{late:.0f} in the last."
+        f"Samples of an update: {early} in the first third of the samples, {late} in the last, a "
+        f"difference of {grown}."
     )
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import pacing_comparison
-from benchmarks.pacing_comparison import fixed_batch, main, thirds
+from benchmarks.pacing_comparison import Sizes, fixed_batch, growth, main, thirds
 from reports.summary import csv_text
 
 
@@ -29,6 +29,12 @@ def slow_thirds(sizes: list[float]) -> tuple[float, float]:
 )
 def test_thirds_of_the_samples(sizes):
     assert thirds(sizes) == pytest.approx(slow_thirds(sizes))
+
+
+def test_growth_is_told_with_its_interval():
+    told = growth([Sizes(10.0, 12.0), Sizes(11.0, 10.0), Sizes(12.0, 14.0)])
+    assert "update: 11.00 [8.52, 13.48] in the first third" in told
+    assert "12.00 [7.03, 16.97] in the last, a difference of 1.00 [-3.30, 5.30]." in told
 
 
 def test_too_few_updates():
@@ -80,7 +86,8 @@ def test_both_arms_are_audits(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "| batches of 24 | 2       | 0.1  | fixed" in printed
     assert "| angle 1.2:64  | 2       | 0.1  | 24 " in printed
-    assert "Samples of an update: 16 in the first third of the samples, 48 in the last." in printed
+    assert "update: 16.00 [16.00, 16.00] in the first third of the samples, 48.00" in printed
+    assert "a difference of 32.00 [32.00, 32.00]." in printed
 
 
 def test_a_failed_audit_ends_it(tmp_path, monkeypatch):
