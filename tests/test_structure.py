@@ -31,6 +31,7 @@ LAYERS = (
     ("privacy_engine",),
     ("checkpoints",),
     ("cli",),
+    ("__main__",),
 )
 
 

@@ -34,6 +34,13 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     assert "usage: dpclip" in done.stdout
 
 
+def test_the_package_can_be_run() -> None:
+    words = [sys.executable, "-m", "dpclip", "ui", "--port", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--port 0: expected 1 to 65535" in done.stderr
+
+
 def test_help_is_quick() -> None:
     """Less than half a second of a processor, which is what help takes on an idle machine."""
     code = (
