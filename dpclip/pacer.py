@@ -261,7 +261,7 @@ def turn(sums: Sequence[Tensor], added: Sequence[Tensor], scale: float = 1.0) ->
         )
     if gg == 0:
         return None
-    cosine = ab / math.sqrt(aa * bb) if aa * bb > 0 else 0.0
+    cosine = ab / (math.sqrt(aa) * math.sqrt(bb)) if aa > 0 and bb > 0 else 0.0
     return math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
 
 

@@ -132,6 +132,7 @@ def test_the_angle_between_a_sum_before_and_after():
     assert turn([east], [west], 2.0) == 180.0
     assert turn([east], [west]) == turn([torch.zeros(2)], [north]) == 90.0
     assert turn([east], [torch.zeros(2)]) is None
+    assert turn([east.double() * 1e-90], [north.double() * 1e-90]) == pytest.approx(45.0)
     draw = torch.Generator().manual_seed(0)
     shapes = [(3, 5), (), (1 << 20,), (700, 1600)]
     sums, added = ([torch.randn(s, generator=draw) for s in shapes] for _ in range(2))
