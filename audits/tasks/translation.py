@@ -179,7 +179,7 @@ def task(
         batch_size=64,
         epochs=2,
         lr=2e-3,
-        lrs=(1e-3, 2e-3, 4e-3),
+        lrs=(1e-3, 2e-3, 4e-3, 8e-3),
         families={
             "words": Family(random_words(data), record_losses, references),
             "records": Family(held_out(data.parts.pool), record_losses, min(references, half)),
