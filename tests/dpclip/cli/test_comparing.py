@@ -130,6 +130,8 @@ def test_stores_that_differ_are_said_to_differ(call: Call, tmp_path: Path) -> No
         ({"delta": 1e-6}, "differ in delta (a: 1e-05; b: 1e-06)"),
         ({"canaries": 8}, "differ in canaries (a: 4; b: 8)"),
         ({"references": 99}, "differ in references (a: 9; b: 99)"),
+        ({"q": 0.13, "steps": 77}, "differ in q (a: 0.1; b: 0.13)"),
+        ({"q": 0.112, "steps": 89}, ""),  # with as many canaries as the coins of a seed insert
         ({"steps": 101}, ""),  # as another seed may have them
         ({"lr": 0.10001}, ""),  # as four digits of a tracking server have it
     ],
