@@ -109,6 +109,15 @@ def test_an_increment_that_moves_nothing_has_no_angle():
     assert pacer.pace.angles == pytest.approx(wanted)
 
 
+def test_increments_of_nothing_up_to_the_cap():
+    """Their mean is zero and not 0 / 0."""
+    pacer = _pacer(by_angle(cap=2), count=1)
+    assert not pacer.take([torch.zeros(2)], 0.0, 1.0, None)
+    last = torch.zeros(2)
+    assert pacer.take([last], 0.0, 1.0, None)
+    assert last.tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("records", [49, 50, 98, 103])
 def test_the_cap_is_reached_by_as_many_increments_as_fill_it(records):
     """4 / 49 * 49 is a little less than 4."""

@@ -93,7 +93,9 @@ def _divisor(grouping, weighting, rows: int) -> float:
     """D of a batch that did not come by Poisson sampling: its groups, or samples for a queue."""
     if weighting.needs == "rows" or grouping.kind == "sample":
         return rows
-    return math.ceil(rows / 3) if grouping.kind == "microbatch" else float(grouping.label[-2])
+    return {"micro_batches(3)": math.ceil(rows / 3), "per_core(1)": 1, "per_core(2)": 2}[
+        grouping.label
+    ]
 
 
 @pytest.mark.parametrize(
